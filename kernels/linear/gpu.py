@@ -1,0 +1,19 @@
+"""Linear layers on the GPU: torch, that is cuBLAS, in the dtype of the weights. Not a Triton kernel."""
+
+import torch
+from torch import Tensor
+
+# Weight (N, K) and bias (N,) or None, in the model's dtype.
+PackedLinear = tuple[Tensor, Tensor | None]
+
+
+def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear:
+    """weight: (N, K) as in `torch.nn.Linear`; bias: (N,) or None. Both are kept as they are."""
+    assert bias is None or bias.dtype == weight.dtype
+    return weight, bias
+
+
+def linear(x: Tensor, packed: PackedLinear) -> Tensor:
+    """x @ weight.T + bias, x: (T, K) of the weights' dtype -> (T, N)."""
+    weight, bias = packed
+    return torch.nn.functional.linear(x, weight, bias)
