@@ -1,0 +1,1 @@
+"""Data only: the demo checkpoint that `remuda serve` runs when no model is named."""

@@ -1,0 +1,97 @@
+"""The messages between API workers and the engine process: msgpack-encoded tagged structs, no behaviour."""
+
+from typing import Literal
+
+import msgspec
+
+from remuda.engine.config import EngineInfo
+from remuda.engine.sampling_params import SamplingParams
+
+# "stop": a stop token or an end-of-sequence id; "length": max_tokens; "abort": asked for by the worker;
+# "error": this sequence failed and `error` says why.
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+class AddRequest(msgspec.Struct, frozen=True, tag="add"):
+    """Queue one request: `params.n` sequences over one prompt of token ids."""
+
+    request_id: str
+    prompt: list[int]
+    params: SamplingParams
+
+
+class AbortRequest(msgspec.Struct, frozen=True, tag="abort"):
+    """End a request, or the sequence `index` of it; unknown ids are ignored (it may have just ended)."""
+
+    request_id: str
+    index: int | None = None
+
+
+ToEngine = AddRequest | AbortRequest
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log-probability (nats) of a token, and of the likeliest at that place, best first."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]
+
+
+class SequenceOutput(msgspec.Struct, array_like=True):
+    """What one step brought to one sequence.
+
+    `stop_token` is the id that ended it (it is then the last of `token_ids`). `prompt_logprobs` comes
+    once, with sequence 0: one entry per prompt token, None for the first, in the first output after
+    the prompt was read.
+    """
+
+    request_id: str
+    index: int
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+    finish_reason: FinishReason | None = None
+    stop_token: int | None = None
+    error: str | None = None
+
+
+class StepOutputs(msgspec.Struct, tag="step"):
+    """Everything that one engine step has for one worker, in one message, with the engine's gauges."""
+
+    outputs: list[SequenceOutput]
+    num_running: int = 0
+    num_waiting: int = 0
+    num_free_slots: int = 0
+
+
+class RequestRejected(msgspec.Struct, frozen=True, tag="rejected"):
+    """A request that was never queued. `kind` is the class name of the error in `remuda.engine.errors`."""
+
+    request_id: str
+    kind: str
+    message: str
+    param: str | None = None
+
+
+class EngineLoading(msgspec.Struct, frozen=True, tag="loading"):
+    """Progress of the start: `fraction` in [0, 1]."""
+
+    stage: str
+    fraction: float
+
+
+class EngineReady(msgspec.Struct, frozen=True, tag="ready"):
+    """The engine serves."""
+
+    info: EngineInfo
+
+
+class EngineFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """The engine could not start, or ends. `kind` as in RequestRejected."""
+
+    kind: str
+    message: str
+
+
+FromEngine = StepOutputs | RequestRejected | EngineLoading | EngineReady | EngineFailed
