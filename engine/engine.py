@@ -1,0 +1,162 @@
+"""The offline door: text or token ids in, text out, in this process, by the same core that serves HTTP."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from remuda.engine.checkpoint.find import find_checkpoint
+from remuda.engine.config import EngineConfig, EngineInfo
+from remuda.engine.errors import ConfigError, UnhealthyStateError
+from remuda.engine.sampling_params import SamplingParams
+from remuda.engine.start import Progress, start_engine
+from remuda.engine.text_stream import TextStream
+from remuda.engine.tokenizer import check_tokenizer_fits, load_tokenizer
+from remuda.engine.wire import FinishReason, SequenceOutput, TokenLogprobs
+
+Prompt = str | list[int]
+
+
+@dataclass
+class Completion:
+    """One continuation. `logprobs` has one entry per token where they were asked for."""
+
+    index: int
+    text: str = ""
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+@dataclass
+class RequestOutput:
+    """A prompt with its `n` completions. `prompt_logprobs`: one entry per prompt token, None for the first."""
+
+    prompt_token_ids: list[int]
+    completions: list[Completion]
+    prompt_logprobs: list[TokenLogprobs | None] | None = None
+
+
+class _Run:
+    """One request under way: gathers tokens, decodes text, and tells when a stop string ends a sequence."""
+
+    def __init__(self, engine: "Engine", request_id: str, prompt: Prompt, params: SamplingParams) -> None:
+        ids = (
+            engine.tokenizer.encode(prompt, add_bos=engine.tokenizer.add_bos)
+            if isinstance(prompt, str)
+            else prompt
+        )
+        engine.core.add(request_id, ids, params)
+        self.request_id = request_id
+        self.output = RequestOutput(ids, [Completion(i) for i in range(params.n)])
+        self._engine = engine
+        self._streams = [TextStream(engine.tokenizer, params, ids) for _ in range(params.n)]
+
+    @property
+    def is_finished(self) -> bool:
+        return all(completion.finish_reason is not None for completion in self.output.completions)
+
+    def take(self, output: SequenceOutput) -> str:
+        """Add what a step brought; returns the new text of that sequence."""
+        completion = self.output.completions[output.index]
+        if output.finish_reason == "error":
+            self._engine.core.abort(self.request_id)
+            raise UnhealthyStateError(output.error or "the engine ended the request")
+        delta = self._streams[output.index].push(output.token_ids, output.finish_reason, output.stop_token)
+        completion.text += delta.text
+        completion.token_ids += output.token_ids
+        completion.logprobs += output.logprobs or []
+        completion.finish_reason = output.finish_reason
+        if output.prompt_logprobs is not None:
+            self.output.prompt_logprobs = output.prompt_logprobs
+        if delta.stopped and output.finish_reason != "stop":
+            completion.finish_reason = "stop"
+            self._engine.core.abort(self.request_id, output.index)
+        return delta.text
+
+
+class Engine:
+    """A loaded model that completes prompts.
+
+    >>> engine = Engine("demo")
+    >>> engine.generate("Once upon a time", SamplingParams(max_tokens=20))[0].completions[0].text
+
+    Raises ConfigError or CheckpointError where it cannot start. Not safe for concurrent threads.
+    """
+
+    def __init__(
+        self, model: str | EngineConfig = "demo", *, progress: Progress | None = None, **options: Any
+    ) -> None:
+        if isinstance(model, EngineConfig):
+            if options:
+                raise ConfigError(f"give an EngineConfig or options, not both: {', '.join(options)}")
+            config = model
+        else:
+            try:
+                config = EngineConfig(model=model, **options)
+            except TypeError as error:
+                raise ConfigError(str(error)) from error
+        self.core = start_engine(config, progress)
+        self.tokenizer = load_tokenizer(find_checkpoint(config.model), config.tokenizer)
+        check_tokenizer_fits(self.tokenizer, self.core.info.vocab_size)
+        self._ids = itertools.count()
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was started: model, backend, dtypes, slots."""
+        return self.core.info
+
+    def generate(
+        self,
+        prompts: Prompt | list[str] | list[list[int]],
+        params: SamplingParams | list[SamplingParams] | None = None,
+    ) -> list[RequestOutput]:
+        """Complete one prompt or many, batched, and return the results in the order of the prompts.
+
+        A prompt is a text or a list of token ids. `params` is one for all, or one for each.
+        Raises InvalidRequestError for a prompt or a parameter that cannot be honoured; then nothing runs on.
+        """
+        many = _as_list(prompts)
+        each = params if isinstance(params, list) else [params or SamplingParams()] * len(many)
+        if len(each) != len(many):
+            raise ConfigError(f"{len(each)} sampling parameters were given for {len(many)} prompts")
+        runs: dict[str, _Run] = {}
+        try:
+            for prompt, its_params in zip(many, each, strict=True):
+                run = self._start(prompt, its_params)
+                runs[run.request_id] = run
+            while any(not run.is_finished for run in runs.values()):
+                for output in self.core.step():
+                    runs[output.request_id].take(output)
+        finally:
+            self._abort_unfinished(runs)
+        return [run.output for run in runs.values()]
+
+    def generate_stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
+        """Complete one prompt and yield its text as it comes; `n` must be 1. Leaving the loop aborts."""
+        params = params or SamplingParams()
+        if params.n != 1:
+            raise ConfigError(f"a stream has one continuation, n is {params.n}")
+        run = self._start(prompt, params)
+        try:
+            while not run.is_finished:
+                for output in self.core.step():
+                    if text := run.take(output):
+                        yield text
+        finally:
+            self._abort_unfinished({run.request_id: run})
+
+    def _start(self, prompt: Prompt, params: SamplingParams) -> _Run:
+        return _Run(self, f"offline-{next(self._ids)}", prompt, params)
+
+    def _abort_unfinished(self, runs: dict[str, _Run]) -> None:
+        for run in runs.values():
+            self.core.abort(run.request_id)
+
+
+def _as_list(prompts: Prompt | list[str] | list[list[int]]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    if prompts and isinstance(prompts[0], int):
+        return [[int(token) for token in prompts if isinstance(token, int)]]
+    return [prompt for prompt in prompts if not isinstance(prompt, int)]

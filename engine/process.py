@@ -1,0 +1,180 @@
+"""The engine process: the core behind a ZeroMQ ROUTER socket. Started by a parent that holds its stdin open.
+
+`python -m remuda.engine.process` reads one JSON line from stdin, {"address": …, "config": …}, and serves
+until stdin reaches its end, which tells that the parent is gone.
+"""
+
+import logging
+import os
+import signal
+import sys
+from collections import defaultdict
+from typing import Final
+
+import msgspec
+import zmq
+
+from remuda.engine.config import EngineConfig
+from remuda.engine.core import EngineCore
+from remuda.engine.errors import InvalidRequestError, RemudaError
+from remuda.engine.wire import (
+    AddRequest,
+    EngineFailed,
+    EngineLoading,
+    EngineReady,
+    FromEngine,
+    RequestRejected,
+    SequenceOutput,
+    StepOutputs,
+    ToEngine,
+)
+
+logger = logging.getLogger(__name__)
+
+HELLO: Final = b""
+
+
+class LaunchOrder(msgspec.Struct, frozen=True):
+    """What the parent writes to stdin, as one line of JSON."""
+
+    address: str
+    config: EngineConfig
+    log_level: str = "warning"
+
+
+class EngineServer:
+    """Serves any number of API workers, each known by its ZeroMQ routing id."""
+
+    def __init__(self, socket: "zmq.Socket[bytes]", parent_fd: int) -> None:
+        self._socket = socket
+        self._parent_fd = parent_fd
+        self._poller = zmq.Poller()
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(parent_fd, zmq.POLLIN)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(ToEngine)
+        self._workers: set[bytes] = set()
+        self._owners: dict[str, bytes] = {}
+        self._core: EngineCore | None = None
+        self._status: FromEngine = EngineLoading("starting", 0.0)
+
+    def load(self, config: EngineConfig) -> bool:
+        """Start the engine, telling the workers how it goes. False where it cannot start."""
+        # Torch and the kernels are imported here, so that the first worker hears of the start at once.
+        self._report(EngineLoading("importing torch", 0.0))
+        from remuda.engine.start import start_engine
+
+        try:
+            self._core = start_engine(config, lambda stage, f: self._report(EngineLoading(stage, f)))
+        except RemudaError as error:
+            logger.error("%s", error)
+            self._report(EngineFailed(type(error).__name__, str(error)))
+            return False
+        self._report(EngineReady(self._core.info))
+        return True
+
+    def serve(self) -> None:
+        """Run until the parent is gone."""
+        core = self._core
+        assert core is not None
+        while self._drain(wait=not core.has_work):
+            if core.has_work:
+                self._send_outputs(core.step())
+
+    def linger(self) -> None:
+        """Answer hellos with the failure until the parent is gone."""
+        while self._drain(wait=True):
+            pass
+
+    def _report(self, status: FromEngine) -> None:
+        self._status = status
+        if not self._drain(wait=False):
+            raise SystemExit(0)
+        for worker in self._workers:
+            self._send(worker, status)
+
+    def _drain(self, *, wait: bool) -> bool:
+        """Take every message that has come; with `wait`, at least one. False once the parent is gone."""
+        events = dict(self._poller.poll(None if wait else 0))
+        if self._parent_fd in events and os.read(self._parent_fd, 4096) == b"":
+            return False
+        while True:
+            try:
+                worker, frame = self._socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return True
+            self._handle(worker, frame)
+
+    def _handle(self, worker: bytes, frame: bytes) -> None:
+        if frame == HELLO:
+            self._workers.add(worker)
+            self._send(worker, self._status)
+            return
+        core = self._core
+        assert core is not None, "a worker sends requests only after EngineReady"
+        message = self._decoder.decode(frame)
+        if not isinstance(message, AddRequest):
+            core.abort(message.request_id, message.index)
+            self._forget_ended(message.request_id)
+            return
+        try:
+            core.add(message.request_id, message.prompt, message.params)
+        except RemudaError as error:
+            param = error.param if isinstance(error, InvalidRequestError) else None
+            kind = type(error).__name__
+            self._send(worker, RequestRejected(message.request_id, kind, str(error), param))
+        else:
+            self._owners[message.request_id] = worker
+
+    def _send_outputs(self, outputs: list[SequenceOutput]) -> None:
+        core = self._core
+        assert core is not None
+        by_worker: dict[bytes, list[SequenceOutput]] = defaultdict(list)
+        for output in outputs:
+            by_worker[self._owners[output.request_id]].append(output)
+        for worker, its_outputs in by_worker.items():
+            gauges = (core.num_running, core.num_waiting, core.num_free_slots)
+            self._send(worker, StepOutputs(its_outputs, *gauges))
+        for output in outputs:
+            if output.finish_reason is not None:
+                self._forget_ended(output.request_id)
+
+    def _forget_ended(self, request_id: str) -> None:
+        if self._core is not None and not self._core.holds(request_id):
+            self._owners.pop(request_id, None)
+
+    def _send(self, worker: bytes, message: FromEngine) -> None:
+        self._socket.send_multipart([worker, self._encoder.encode(message)])
+
+
+def main() -> int:
+    """Serve one engine; the exit code is 1 where it could not start."""
+    # The terminal's Ctrl-C goes to the whole process group; the parent decides when the engine ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    order = msgspec.json.decode(_read_line(sys.stdin.fileno()), type=LaunchOrder)
+    logging.basicConfig(level=order.log_level.upper(), format="%(asctime)s %(levelname)s engine: %(message)s")
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.linger = 1000
+        socket.set_hwm(0)
+        socket.bind(order.address)
+        server = EngineServer(socket, sys.stdin.fileno())
+        if not server.load(order.config):
+            server.linger()
+            return 1
+        server.serve()
+    return 0
+
+
+def _read_line(fd: int) -> bytes:
+    """One line, unbuffered: nothing after it may be lost to a buffer that poll cannot see."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(fd, 1)
+        if not byte:
+            break
+        line += byte
+    return bytes(line)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

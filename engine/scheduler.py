@@ -1,0 +1,137 @@
+"""Decides what one step computes, and who holds a slot. Touches no tensor but through the pool's counters."""
+
+from collections import deque
+from dataclasses import dataclass
+
+from remuda.engine.errors import QueueFullError
+from remuda.engine.sequence import Request, Sequence
+from remuda.engine.state_pool import StatePool
+
+
+@dataclass(frozen=True)
+class PrefillChunk:
+    """Prompt tokens [start, end) of a request."""
+
+    request: Request
+    start: int
+    end: int
+
+    @property
+    def is_last(self) -> bool:
+        """The prompt ends with this chunk."""
+        return self.end == self.request.num_prompt_tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step: a token for every decoding sequence, then prompt chunks."""
+
+    decode: list[Sequence]
+    prefill: list[PrefillChunk]
+
+
+class Scheduler:
+    """First come, first served, under one token budget a step.
+
+    A request is admitted when the pool has a slot for each of its sequences; until then it waits, and
+    everybody behind it. So nothing that happens to an admitted request can run out of memory.
+    """
+
+    def __init__(self, pool: StatePool, *, max_batch_tokens: int, prefill_chunk: int, max_queue: int) -> None:
+        assert max_batch_tokens > pool.num_slots, "a full batch of decode rows would leave prefill no token"
+        self._pool = pool
+        self._max_batch_tokens = max_batch_tokens
+        self._prefill_chunk = prefill_chunk
+        self._max_queue = max_queue
+        self._requests: dict[str, Request] = {}
+        self._waiting: deque[Request] = deque()
+        self._prefilling: list[Request] = []
+        self._decoding: list[Sequence] = []
+
+    @property
+    def has_work(self) -> bool:
+        """A request waits or runs."""
+        return bool(self._requests)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without a slot."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Requests with slots."""
+        return len(self._requests) - len(self._waiting)
+
+    def get(self, request_id: str) -> Request | None:
+        """The request of that id, while it waits or runs."""
+        return self._requests.get(request_id)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises QueueFullError at the limit."""
+        if len(self._waiting) >= self._max_queue:
+            raise QueueFullError(f"{len(self._waiting)} requests are waiting, the limit is {self._max_queue}")
+        self._requests[request.request_id] = request
+        self._waiting.append(request)
+
+    def schedule(self) -> Plan:
+        """Admit who can be admitted, and share the step's tokens out: decode first, then prompts in order."""
+        while self._waiting and len(self._waiting[0].sequences) <= self._pool.num_free:
+            request = self._waiting.popleft()
+            for sequence in request.sequences:
+                sequence.slot = self._pool.allocate()
+            self._prefilling.append(request)
+        budget = self._max_batch_tokens - len(self._decoding)
+        chunks = []
+        for request in self._prefilling:
+            start = request.num_computed
+            size = min(request.num_prompt_tokens - start, self._prefill_chunk, budget)
+            if size == 0:
+                break
+            chunks.append(PrefillChunk(request, start, start + size))
+            budget -= size
+        return Plan(list(self._decoding), chunks)
+
+    def advance(self, chunk: PrefillChunk) -> None:
+        """Note that a chunk was computed; after the last one the request's sequences decode."""
+        request = chunk.request
+        request.num_computed = chunk.end
+        if not chunk.is_last:
+            return
+        request.drop_prompt()
+        self._prefilling.remove(request)
+        for sequence in request.sequences:
+            if sequence.is_finished:
+                self._release(sequence)
+            else:
+                self._decoding.append(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """End a sequence wherever it stands, and give its slot back. Only between steps.
+
+        While the prompt is still being read for its siblings, its slot stays taken until that is done.
+        """
+        if sequence.is_finished:
+            return
+        sequence.is_finished = True
+        request = sequence.request
+        if request.is_finished:
+            self._forget(request)
+        elif not request.is_prefilling:
+            self._release(sequence)
+
+    def _forget(self, request: Request) -> None:
+        del self._requests[request.request_id]
+        if request in self._prefilling:
+            self._prefilling.remove(request)
+        elif request in self._waiting:
+            self._waiting.remove(request)
+        for sequence in request.sequences:
+            self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence in self._decoding:
+            self._decoding.remove(sequence)
+        if sequence.slot is not None:
+            self._pool.free(sequence.slot)
+            sequence.slot = None

@@ -1,0 +1,86 @@
+"""A request and its sequences while the engine holds them. Bookkeeping only: no decisions, no tensors of state."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from remuda.engine.sampling_params import SamplingParams
+from remuda.engine.wire import TokenLogprobs
+
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_MASK: Final = 2**64 - 1
+
+
+def mix64(value: int) -> int:
+    """A bijection of 64-bit integers whose output bits look independent (SplitMix64: Steele et al. 2014)."""
+    value = (value + _GOLDEN) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+@dataclass(eq=False)
+class TokenCounts:
+    """What the penalties need: which ids the prompt has, (V,) bool, and how often each was drawn, (V,) int32."""
+
+    in_prompt: torch.Tensor
+    drawn: torch.Tensor
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One continuation of a request's prompt. Its state is in `slot` and nowhere else."""
+
+    request: "Request"
+    index: int
+    key: int
+    slot: int | None = None
+    num_tokens: int = 0
+    last_token: int = -1
+    counts: TokenCounts | None = None
+    is_finished: bool = False
+
+    def uniform(self) -> float:
+        """A number in [0, 1) that depends on the sequence's key and the position alone."""
+        return (mix64(self.key ^ mix64(self.num_tokens)) >> 11) * 2.0**-53
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt, read once into the slot of sequence 0, and `params.n` sequences that continue it."""
+
+    request_id: str
+    prompt: npt.NDArray[np.int32]
+    params: SamplingParams
+    num_prompt_tokens: int
+    num_computed: int = 0
+    sequences: list[Sequence] = field(default_factory=list)
+    # One entry per prompt token read so far, where the request asks for them.
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+
+    @classmethod
+    def create(
+        cls, request_id: str, prompt: npt.NDArray[np.int32], params: SamplingParams, seed: int
+    ) -> "Request":
+        """`seed` is used where the request names none."""
+        request = cls(request_id, prompt, params, len(prompt))
+        base = mix64((seed if params.seed is None else params.seed) & _MASK)
+        request.sequences = [Sequence(request, i, mix64(base ^ i)) for i in range(params.n)]
+        return request
+
+    @property
+    def is_prefilling(self) -> bool:
+        """The prompt is not read to its end."""
+        return self.num_computed < self.num_prompt_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """Every sequence has ended."""
+        return all(sequence.is_finished for sequence in self.sequences)
+
+    def drop_prompt(self) -> None:
+        """Forget the prompt's ids: the state holds what the model needs of them."""
+        self.prompt = self.prompt[:0].copy()

@@ -1,0 +1,180 @@
+"""Brings an engine up: resolves every "auto" against model and machine, reads, sizes, warms up."""
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import psutil
+import torch
+
+from remuda.engine.backend import KernelBackend, resolve_device, select_backend, set_num_threads
+from remuda.engine.checkpoint.find import find_checkpoint
+from remuda.engine.checkpoint.read import read_model_config, read_weights
+from remuda.engine.config import EngineConfig, EngineInfo
+from remuda.engine.core import EngineCore
+from remuda.engine.cores import available_cores
+from remuda.engine.errors import ConfigError
+from remuda.engine.models.base import Model
+from remuda.engine.models.longhorn import Longhorn
+from remuda.engine.runner import Runner
+from remuda.engine.sampler import Sampler
+from remuda.engine.scheduler import Scheduler
+from remuda.engine.state_pool import StatePool, slot_bytes
+from remuda.engine.tokenizer import SpecialTokens, load_special_tokens
+
+Progress = Callable[[str, float], None]
+
+# The pool's share of the memory that is left once the weights are loaded, where no size is given.
+_AUTO_MEMORY_SHARE: Final = 0.25
+_AUTO_MAX_SLOTS: Final = {"cpu": 256, "cuda": 1024}
+_AUTO_PREFILL_CHUNK: Final = {"cpu": 256, "cuda": 2048}
+
+_MODELS: Final = {"longhorn": Longhorn}
+
+
+def start_engine(config: EngineConfig, progress: Progress | None = None) -> EngineCore:
+    """Load the model and everything around it. Raises ConfigError or CheckpointError."""
+    progress = progress or _silent
+    began = time.monotonic()
+    device = resolve_device(config.device)
+    backend = select_backend(config.backend, device)
+    set_num_threads(backend, config.num_threads or available_cores())
+    dtype, state_dtype = _resolve_dtypes(config, device, backend)
+
+    progress("finding the checkpoint", 0.0)
+    location = find_checkpoint(config.model)
+    model_config = read_model_config(location)
+    special = load_special_tokens(location, config.tokenizer)
+    weights = read_weights(location, model_config, progress=lambda f: progress("reading weights", f))
+    progress("preparing weights", 0.0)
+    model = _MODELS[model_config.model_type](
+        model_config, weights, backend, device=device, dtype=dtype, state_dtype=state_dtype
+    )
+    core = build_core(model, config, name=location.name, special=special)
+    _warm_up(core, progress)
+    core.info = msgspec.structs.replace(core.info, load_seconds=time.monotonic() - began)
+    return core
+
+
+def build_core(
+    model: Model, config: EngineConfig, *, name: str = "model", special: SpecialTokens | None = None
+) -> EngineCore:
+    """A core over a loaded model, sized by `config`, not warmed up. Raises ConfigError if a size does not fit."""
+    special = special or SpecialTokens(None, ())
+    num_slots = _resolve_num_slots(config, slot_bytes(model.state_spec), model.device)
+    prefill_chunk = config.prefill_chunk or _AUTO_PREFILL_CHUNK[model.device.type]
+    max_batch_tokens = _resolve_max_batch_tokens(config, num_slots, prefill_chunk)
+    pool = StatePool(model.state_spec, num_slots, model.device)
+    sampler = Sampler(model.config.vocab_size, special.eos_token_ids)
+    info = EngineInfo(
+        model=name,
+        model_type=model.config.model_type,
+        num_parameters=model.num_parameters,
+        device=_describe(model.device),
+        backend=model.backend.name,
+        dtype=_name(model.dtype),
+        state_dtype=_name(model.state_dtype),
+        num_slots=num_slots,
+        slot_bytes=pool.slot_bytes,
+        vocab_size=model.config.vocab_size,
+        max_batch_tokens=max_batch_tokens,
+        prefill_chunk=prefill_chunk,
+        max_queue=config.max_queue,
+        eos_token_ids=special.eos_token_ids,
+        bos_token_id=special.bos_token_id,
+        load_seconds=0.0,
+    )
+    scheduler = Scheduler(
+        pool, max_batch_tokens=max_batch_tokens, prefill_chunk=prefill_chunk, max_queue=config.max_queue
+    )
+    seed = secrets.randbits(63) if config.seed is None else config.seed
+    return EngineCore(info, scheduler, Runner(model, pool, sampler), pool, seed)
+
+
+def _silent(stage: str, fraction: float) -> None:
+    """Progress that nobody watches."""
+
+
+def _warm_up(core: EngineCore, progress: Progress) -> None:
+    """Compile every kernel variant before the first request, which must not pay for it."""
+    num_slots, chunk = core.info.num_slots, min(core.info.prefill_chunk, core.info.max_batch_tokens)
+    sizes = [(1, 0), (0, chunk), (1, 2)]
+    sizes += [(rows, 0) for rows in (2, 8, 9, 16, 64, 128, 256) if rows <= num_slots]
+    for done, (num_decode, num_prefill) in enumerate(sizes):
+        progress("warming up the kernels (the first start on a machine compiles them)", done / len(sizes))
+        core.runner.warm_up(num_decode, num_prefill)
+
+
+def _resolve_dtypes(
+    config: EngineConfig, device: torch.device, backend: KernelBackend
+) -> tuple[torch.dtype, torch.dtype]:
+    if backend.name == "cpu":
+        for name in ("dtype", "state_dtype"):
+            if getattr(config, name) not in ("auto", "float32"):
+                raise ConfigError(
+                    f"{name} {getattr(config, name)} is not served by the cpu backend, which computes in float32"
+                )
+    auto = "bfloat16" if device.type == "cuda" else "float32"
+    dtype = getattr(torch, auto if config.dtype == "auto" else config.dtype)
+    state_dtype = getattr(torch, "float32" if config.state_dtype == "auto" else config.state_dtype)
+    return dtype, state_dtype
+
+
+def _resolve_num_slots(config: EngineConfig, bytes_per_slot: int, device: torch.device) -> int:
+    if config.num_slots is not None:
+        memory = config.num_slots * bytes_per_slot
+        if memory > _free_memory(device):
+            raise ConfigError(
+                f"{config.num_slots} slots of {bytes_per_slot} bytes need {memory} bytes, "
+                f"and {_free_memory(device)} are free"
+            )
+        return config.num_slots
+    if config.state_memory is not None:
+        if config.state_memory > _free_memory(device):
+            raise ConfigError(f"state_memory is {config.state_memory} bytes, and {_free_memory(device)} are free")
+        num_slots = config.state_memory // bytes_per_slot
+        if num_slots < 1:
+            raise ConfigError(f"state_memory is {config.state_memory} bytes, but one slot takes {bytes_per_slot}")
+        return num_slots
+    num_slots = int(_free_memory(device) * _AUTO_MEMORY_SHARE) // bytes_per_slot
+    if num_slots < 1:
+        raise ConfigError(f"{_free_memory(device)} bytes are free, too few for a slot of {bytes_per_slot} bytes")
+    return min(num_slots, _AUTO_MAX_SLOTS[device.type])
+
+
+def _resolve_max_batch_tokens(config: EngineConfig, num_slots: int, prefill_chunk: int) -> int:
+    if config.max_batch_tokens is None:
+        return num_slots + 2 * prefill_chunk
+    if config.max_batch_tokens <= num_slots:
+        raise ConfigError(
+            f"max_batch_tokens is {config.max_batch_tokens}, but must exceed the number of slots, {num_slots}: "
+            "every decoding sequence takes one token of each step"
+        )
+    return config.max_batch_tokens
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free: int = psutil.virtual_memory().available
+    return min(free, _cgroup_limit() or free)
+
+
+def _cgroup_limit() -> int | None:
+    """Memory limit of the container (cgroup v2), if there is one."""
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            text = file.read().strip()
+    except OSError:
+        return None
+    return None if text == "max" else int(text)
+
+
+def _describe(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,122 @@
+"""The offline engine on the demo checkpoint: the texts and the loss that the authors' code gives."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from remuda.engine import Engine, EngineConfig, SamplingParams
+from remuda.engine.errors import CheckpointError, ConfigError, InvalidRequestError, UnhealthyStateError
+
+DATA = Path(__file__).parents[1] / "data" / "longhorn-stories"
+EXPECTED = json.loads((DATA / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    made = Engine("demo", backend="cpu", num_slots=64, seed=0)
+    yield made
+    assert made.core.num_free_slots == 64
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_greedy_texts_equal_those_of_the_authors_code(backend: str) -> None:
+    tensors = load_file(DATA / "expected.safetensors")
+    engine = Engine("demo", backend=backend, num_slots=3)
+    texts = [case["prompt"] for case in EXPECTED["greedy"]]
+    params = SamplingParams(temperature=0.0, max_tokens=120, ignore_eos=True, skip_special_tokens=False)
+    for i, result in enumerate(engine.generate(texts, params)):
+        assert result.prompt_token_ids == tensors[f"prompt{i}"].tolist()
+        assert result.completions[0].token_ids == tensors[f"greedy{i}"].tolist()
+        assert result.completions[0].text == EXPECTED["greedy"][i]["greedy"]
+        assert result.completions[0].finish_reason == "length"
+
+
+def test_validation_loss_on_the_offline_engine(engine: Engine) -> None:
+    documents = [json.loads(line) for line in (DATA / "val.jsonl").read_text().splitlines()][::10]
+    results = engine.generate(
+        [document["text"] for document in documents], SamplingParams(max_tokens=0, prompt_logprobs=0)
+    )
+    for document, result in zip(documents, results, strict=True):
+        assert result.prompt_logprobs is not None
+        logprobs = [entry.logprob for entry in result.prompt_logprobs if entry is not None]
+        assert len(logprobs) == document["tokens"]
+        assert -math.fsum(logprobs) == pytest.approx(document["nll"], abs=1e-3)
+
+
+def test_a_stream_is_the_same_text_in_pieces(engine: Engine) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=40)
+    whole = engine.generate("Once upon a time", params)[0].completions[0].text
+    pieces = list(engine.generate_stream("Once upon a time", params))
+    assert len(pieces) > 20
+    assert "".join(pieces) == whole
+
+
+def test_a_stop_string_ends_the_text_before_it(engine: Engine) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=60)
+    whole = engine.generate("Once upon a time", params)[0].completions[0].text
+    stop = whole[20:31]
+    stopped = engine.generate("Once upon a time", SamplingParams(temperature=0.0, max_tokens=60, stop=(stop,)))[0]
+    assert stopped.completions[0].text == whole[: whole.index(stop)]
+    assert stopped.completions[0].finish_reason == "stop"
+    later = SamplingParams(temperature=0.0, max_tokens=60, stop=(stop,), min_tokens=60)
+    assert engine.generate("Once upon a time", later)[0].completions[0].text == whole
+
+
+def test_n_choices_and_their_logprobs(engine: Engine) -> None:
+    result = engine.generate("Once", SamplingParams(n=3, seed=4, max_tokens=12, logprobs=2))[0]
+    assert len({completion.text for completion in result.completions}) == 3
+    for completion in result.completions:
+        assert [entry.token for entry in completion.logprobs] == completion.token_ids
+        assert all(len(entry.top) == 2 and entry.logprob <= 0 for entry in completion.logprobs)
+
+
+def test_leaving_a_stream_frees_its_slot(engine: Engine) -> None:
+    stream = engine.generate_stream("Once", SamplingParams(max_tokens=1000))
+    next(stream)
+    assert engine.core.num_free_slots == 63
+    stream.close()
+    assert engine.core.num_free_slots == 64
+
+
+def test_a_bad_prompt_among_good_ones_leaves_nothing_running(engine: Engine) -> None:
+    with pytest.raises(InvalidRequestError, match="2048 is outside the vocabulary"):
+        engine.generate([[1, 2], [2048]])
+    assert not engine.core.has_work
+    with pytest.raises(InvalidRequestError, match="no tokens"):
+        engine.generate([[]])
+    with pytest.raises(ConfigError, match="2 sampling parameters were given for 1 prompts"):
+        engine.generate("a", [SamplingParams(), SamplingParams()])
+
+
+def test_a_state_gone_bad_is_an_error_and_not_a_text(engine: Engine) -> None:
+    stream = engine.generate_stream("Once", SamplingParams(max_tokens=100))
+    next(stream)
+    for layer in engine.core._pool.layers:
+        layer["h"].fill_(math.nan)
+    with pytest.raises(UnhealthyStateError, match="not finite"):
+        list(stream)
+    assert engine.generate("Once", SamplingParams(max_tokens=3))[0].completions[0].finish_reason == "length"
+
+
+def test_options_that_cannot_be_honoured() -> None:
+    with pytest.raises(ConfigError, match="number_of_slots"):
+        Engine("demo", number_of_slots=3)
+    with pytest.raises(ConfigError, match="num_slots must be at least 1, not 0"):
+        Engine("demo", num_slots=0)
+    with pytest.raises(ConfigError, match="not both"):
+        Engine(EngineConfig(), num_slots=3)
+    with pytest.raises(ConfigError, match=r"num_slots \(3\) or state_memory"):
+        Engine("demo", num_slots=3, state_memory=10**9)
+    with pytest.raises(ConfigError, match="num_threads is 4096"):
+        Engine("demo", num_threads=4096)
+    with pytest.raises(CheckpointError, match="no-such-model"):
+        Engine("./no-such-model")
+
+
+def test_sizes_follow_the_memory_that_is_given() -> None:
+    engine = Engine("demo", state_memory=10 * 311_296 + 5)
+    assert (engine.info.num_slots, engine.info.slot_bytes) == (10, 311_296)

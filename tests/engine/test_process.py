@@ -1,0 +1,176 @@
+"""The engine process from outside, over its socket: start, failure, service to several workers, and its end."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+import zmq
+
+from remuda.engine.config import EngineConfig, EngineInfo
+from remuda.engine.sampling_params import SamplingParams
+from remuda.engine.wire import (
+    AbortRequest,
+    AddRequest,
+    EngineFailed,
+    EngineLoading,
+    EngineReady,
+    FromEngine,
+    RequestRejected,
+    StepOutputs,
+    ToEngine,
+)
+
+pytestmark = pytest.mark.e2e
+
+TINY = str(Path(__file__).parents[1] / "data" / "longhorn-tiny")
+# Long enough for a loaded machine; only a broken engine waits so long.
+PATIENCE_MS = 120_000
+GREEDY = SamplingParams(temperature=0.0, max_tokens=5)
+
+
+class Worker:
+    """A DEALER that speaks the wire protocol and waits for what it expects."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        self.socket.connect(address)
+        self.decoder = msgspec.msgpack.Decoder(FromEngine)
+
+    def send(self, message: ToEngine) -> None:
+        self.socket.send(msgspec.msgpack.encode(message))
+
+    def receive(self) -> FromEngine:
+        assert self.socket.poll(PATIENCE_MS), "the engine is silent"
+        return self.decoder.decode(self.socket.recv())
+
+    def hello(self) -> EngineReady | EngineFailed:
+        self.socket.send(b"")
+        while isinstance(message := self.receive(), EngineLoading):
+            assert 0 <= message.fraction <= 1
+        assert isinstance(message, EngineReady | EngineFailed)
+        return message
+
+    def tokens(self, request_id: str) -> list[int]:
+        """The tokens of a request up to its end."""
+        tokens: list[int] = []
+        while True:
+            message = self.receive()
+            assert isinstance(message, StepOutputs)
+            for output in message.outputs:
+                assert output.request_id == request_id
+                tokens += output.token_ids
+                if output.finish_reason is not None:
+                    return tokens
+
+
+@contextmanager
+def engine(address: str, **config: object) -> Iterator["subprocess.Popen[bytes]"]:
+    order = {"address": address, "config": {"backend": "cpu", "num_slots": 4, "model": TINY, **config}}
+    with subprocess.Popen([sys.executable, "-m", "remuda.engine.process"], stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        try:
+            process.stdin.write(msgspec.json.encode(order) + b"\n")
+            process.stdin.flush()
+            yield process
+        finally:
+            process.stdin.close()
+            process.wait(timeout=60)
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> str:
+    return f"ipc://{tmp_path}/engine.sock"
+
+
+@pytest.fixture
+def context() -> "Iterator[zmq.Context[zmq.Socket[bytes]]]":
+    with zmq.Context() as made:
+        yield made
+
+
+def test_two_workers_are_served_each_with_its_own(address: str, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    with engine(address) as process:
+        first, second = Worker(context, address), Worker(context, address)
+        for worker in (first, second):
+            ready = worker.hello()
+            assert isinstance(ready, EngineReady)
+            assert isinstance(ready.info, EngineInfo)
+            assert (ready.info.vocab_size, ready.info.num_slots, ready.info.backend) == (101, 4, "cpu")
+        first.send(AddRequest("a", [1, 2, 3], GREEDY))
+        second.send(AddRequest("b", [1, 2, 3], GREEDY))
+        assert first.tokens("a") == second.tokens("b")
+
+        first.send(AddRequest("bad", [101], GREEDY))
+        rejected = first.receive()
+        assert isinstance(rejected, RequestRejected)
+        assert (rejected.kind, rejected.param) == ("InvalidRequestError", "prompt")
+
+        first.send(AddRequest("long", [1], SamplingParams(max_tokens=10**6, temperature=0.0)))
+        assert isinstance(first.receive(), StepOutputs)
+        first.send(AbortRequest("long"))
+        first.send(AbortRequest("never-heard-of"))
+        second.send(AddRequest("c", [1, 2, 3], GREEDY))
+        last = None
+        while last is None or last.outputs[0].finish_reason is None:
+            last = second.receive()
+            assert isinstance(last, StepOutputs)
+        assert (last.num_running, last.num_waiting, last.num_free_slots) == (0, 0, 4)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+    for worker in (first, second):
+        worker.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "words"),
+    [
+        ({"model": "/does/not/exist"}, "CheckpointError", "/does/not/exist"),
+        ({"dtype": "bfloat16"}, "ConfigError", "float32"),
+        ({"device": "cuda"}, "ConfigError", "CUDA"),
+        ({"backend": "gpu"}, "ConfigError", "cannot run on device cpu"),
+        ({"max_batch_tokens": 4}, "ConfigError", "must exceed the number of slots, 4"),
+        ({"num_slots": None, "state_memory": 100}, "ConfigError", "one slot takes"),
+        ({"num_slots": 10**9}, "ConfigError", "are free"),
+    ],
+    ids=str,
+)
+def test_a_start_that_fails_says_why_to_whoever_asks(
+    address: str,
+    context: "zmq.Context[zmq.Socket[bytes]]",
+    config: dict[str, object],
+    kind: str,
+    words: str,
+) -> None:
+    with engine(address, **config) as process:
+        worker = Worker(context, address)
+        failed = worker.hello()
+        worker.socket.close()
+        assert isinstance(failed, EngineFailed)
+        assert failed.kind == kind
+        assert words in failed.message
+    assert process.returncode == 1
+
+
+def test_the_engine_ends_with_its_parent_even_while_it_works(
+    address: str, context: "zmq.Context[zmq.Socket[bytes]]"
+) -> None:
+    with engine(address) as process:
+        worker = Worker(context, address)
+        worker.hello()
+        worker.send(AddRequest("endless", [1], SamplingParams(max_tokens=10**9, temperature=0.0)))
+        assert isinstance(worker.receive(), StepOutputs)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(timeout=60) == 0
+        worker.socket.close()
+
+
+def test_engine_config_knows_every_key_of_the_order() -> None:
+    decoded = msgspec.json.decode(msgspec.json.encode(EngineConfig(num_slots=3)), type=EngineConfig)
+    assert decoded == EngineConfig(num_slots=3)
