@@ -1,6 +1,5 @@
-"""Linear layers in float32 on the CPU: a numba GEMV for a few rows, oneDNN's GEMM on prepacked weights for many.
-
-Both forms of a weight are kept, so a model takes twice its size; for that no batch size is slow.
+"""Linear layers in float32 on the CPU: numba for a few rows, torch's GEMM for many, oneDNN for many rows of a
+wide output such as the vocabulary, whose weight alone is held twice.
 """
 
 from dataclasses import dataclass
@@ -16,44 +15,47 @@ from remuda.kernels import cpu_jit
 from remuda.kernels.cpu_jit import floats
 from remuda.kernels.cpu_math import ZERO
 
-# Measured at hidden sizes 256 to 1536: up to here reading each weight row once for all x rows is ahead.
-MAX_GEMV_ROWS: Final = 8
-# The row count that oneDNN lays the packed weight out for; from 9 to 512 rows it made no difference.
-_PACK_ROWS: Final = 64
+# Measured on 2 cores at the layers of models of width 256 and 768: up to here `gemv` is level or ahead.
+MAX_GEMV_ROWS: Final = 32
+# Measured at 50304 outputs and 64 rows: 42 ms on a weight packed for oneDNN, 80 ms in torch's GEMM; level at 3072.
+MIN_WIDE_OUTPUTS: Final = 16384
+# oneDNN compiles and keeps half a megabyte for each number of rows that it meets: it meets multiples of this only.
+_WIDE_ROWS: Final = 16
 # Sums of products may be taken in any order, which vectorises them; NaN and infinity keep their meaning.
 _ANY_ORDER: Final = {"contract", "reassoc", "nsz", "arcp"}
 
 
 @dataclass(frozen=True)
 class PackedLinear:
-    """weight: (N, K) float32 contiguous; bias: (N,), zeros where there is none; packed: oneDNN's own layout."""
+    """weight: (N, K) float32 contiguous; bias: (N,), zeros for none; wide: oneDNN's form of a wide weight."""
 
     weight: Tensor
     bias: Tensor
-    packed: Tensor | None
+    wide: Tensor | None
 
 
 def pack(weight: Tensor, bias: Tensor | None) -> PackedLinear:
-    """weight: (N, K) as in `torch.nn.Linear`; bias: (N,) or None. Without oneDNN, torch's own GEMM serves."""
+    """weight: (N, K) as in `torch.nn.Linear`; bias: (N,) or None."""
     weight = weight.float().contiguous()
     bias = weight.new_zeros(len(weight)) if bias is None else bias.float().contiguous()
-    packed = None
-    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, _PACK_ROWS)
-    return PackedLinear(weight, bias, packed)
+    wide = None
+    if len(weight) >= MIN_WIDE_OUTPUTS and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        wide = torch.ops.mkldnn._reorder_linear_weight(weight, 64)
+    return PackedLinear(weight, bias, wide)
 
 
 def linear(x: Tensor, packed: PackedLinear) -> Tensor:
     """x @ weight.T + bias, x: (T, K), rows may be views of wider ones. Returns (T, N)."""
-    if len(x) > MAX_GEMV_ROWS:
-        if packed.packed is None:
+    T = len(x)
+    if T > MAX_GEMV_ROWS:
+        if packed.wide is None:
             return torch.nn.functional.linear(x, packed.weight, packed.bias)
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.packed, packed.bias, "none", [], "")
-        return out
+        x = torch.nn.functional.pad(x, (0, 0, 0, -T % _WIDE_ROWS))
+        padded: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed.wide, packed.bias, "none", [], "")
+        return padded[:T]
     N, K = packed.weight.shape
-    out = torch.empty((len(x), N))
-    weight, bias = packed.weight.data_ptr(), packed.bias.data_ptr()
-    gemv(*cpu_jit.rows(x), weight, bias, len(x), N, K, out.data_ptr())
+    out = torch.empty((T, N))
+    gemv(*cpu_jit.rows(x), packed.weight.data_ptr(), packed.bias.data_ptr(), T, N, K, out.data_ptr())
     return out
 
 
