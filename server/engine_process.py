@@ -1,0 +1,174 @@
+"""Keeps one engine process alive: spawns it, notices its end, restarts it within a budget, stops it."""
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from remuda.engine.config import EngineConfig
+from remuda.engine.cores import available_cores
+from remuda.engine.errors import ConfigError, EngineDeadError
+from remuda.server.link import EngineLink, EngineStatus
+
+logger = logging.getLogger(__name__)
+
+ENGINE_COMMAND: Final = (sys.executable, "-m", "remuda.engine.process")
+# The engine that ends for this many times within the window is not started again.
+MAX_CRASHES: Final = 5
+CRASH_WINDOW_S: Final = 60.0
+_STOP_GRACE_S: Final = 5.0
+# sun_path of a Unix socket holds 107 bytes and a zero.
+_MAX_SOCKET_PATH_BYTES: Final = 107
+
+
+class EngineSupervisor:
+    """Runs the engine for the link of one event loop.
+
+    `on_give_up` is called once, with the reason, when the engine cannot start or has crashed too often.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        link: EngineLink,
+        on_give_up: Callable[[str], None],
+        *,
+        log_level: str = "warning",
+        command: Sequence[str] = ENGINE_COMMAND,
+    ) -> None:
+        self._config = config
+        self._link = link
+        self._on_give_up = on_give_up
+        self._log_level = log_level
+        self._command = command
+        self._directory = tempfile.TemporaryDirectory(prefix="remuda-")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended = asyncio.Event()
+        self._crashes: deque[float] = deque()
+        self._num_started = 0
+        self._was_ready = False
+        self._is_stopping = False
+        link.listeners.append(self._on_link_change)
+
+    @property
+    def pid(self) -> int | None:
+        """The engine's process id, while it runs."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Spawn the engine and connect the link. Raises ConfigError where no socket can be made for it."""
+        # Each life of the engine has its own address, so that nothing meant for one reaches the next.
+        self._num_started += 1
+        path = Path(self._directory.name) / f"engine-{self._num_started}.sock"
+        if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
+            raise ConfigError(f"the temporary directory's name is too long for a socket: {path.parent}")
+        address = f"ipc://{path}"
+        # Its own session: a Ctrl-C in the terminal is for this process, which then ends the engine.
+        process = subprocess.Popen(  # noqa: S603
+            self._command, stdin=subprocess.PIPE, env=engine_environment(), start_new_session=True
+        )
+        self._process = process
+        self._ended.clear()
+        order = {"address": address, "config": self._config, "log_level": self._log_level}
+        assert process.stdin is not None
+        try:
+            process.stdin.write(msgspec.json.encode(order) + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            logger.error("the engine process ended at once")
+        self._link.connect(address)
+        loop = asyncio.get_running_loop()
+        watch = threading.Thread(target=self._watch, args=(process, loop), daemon=True, name="engine-watch")
+        watch.start()
+
+    async def stop(self) -> None:
+        """End the engine: by the end of its stdin, which it obeys, or else by SIGKILL."""
+        self._is_stopping = True
+        process = self._process
+        if process is not None:
+            _close_stdin(process)
+            try:
+                await asyncio.wait_for(self._ended.wait(), _STOP_GRACE_S)
+            except TimeoutError:
+                logger.warning("the engine process does not end by itself; it is killed")
+                process.kill()
+                await self._ended.wait()
+        self._directory.cleanup()
+
+    def _watch(self, process: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread: wait for the end of the process."""
+        process.wait()
+        loop.call_soon_threadsafe(self._on_end, process)
+
+    def _on_link_change(self) -> None:
+        if self._link.status is EngineStatus.READY:
+            self._was_ready = True
+        if self._link.failure is not None and self._process is not None:
+            # It has told why it fails, and waits for the end of its stdin.
+            _close_stdin(self._process)
+
+    def _on_end(self, process: subprocess.Popen[bytes]) -> None:
+        how = _describe_end(process.returncode)
+        self._link.disconnect(EngineDeadError(f"the engine process ended ({how})"))
+        _close_stdin(process)
+        self._process = None
+        self._ended.set()
+        if self._is_stopping:
+            return
+        failure = self._link.failure
+        if failure is not None and not self._was_ready:
+            # It told why it cannot start; trying again would tell the same.
+            self._give_up(failure.message)
+            return
+        now = time.monotonic()
+        self._crashes.append(now)
+        while self._crashes[0] < now - CRASH_WINDOW_S:
+            self._crashes.popleft()
+        logger.error("the engine process ended (%s), crash %d of %d", how, len(self._crashes), MAX_CRASHES)
+        if len(self._crashes) >= MAX_CRASHES:
+            self._give_up(f"the engine ended {MAX_CRASHES} times within {CRASH_WINDOW_S:g} s, last by {how}")
+            return
+        try:
+            self.start()
+        except OSError as error:
+            self._give_up(f"the engine cannot be started again: {error}")
+
+    def _give_up(self, reason: str) -> None:
+        self._is_stopping = True
+        self._on_give_up(reason)
+
+
+def engine_environment() -> dict[str, str]:
+    """The engine's environment: threads for every core that it may use, unless the user has set them."""
+    cores = str(available_cores())
+    environment = dict(os.environ)
+    environment.setdefault("GOMP_SPINCOUNT", "20000")
+    environment.setdefault("OMP_NUM_THREADS", cores)
+    environment.setdefault("NUMBA_NUM_THREADS", cores)
+    environment["NUMBA_THREADING_LAYER"] = "omp"
+    return environment
+
+
+def _close_stdin(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.close()
+    except BrokenPipeError:
+        logger.debug("the engine had closed its stdin")
+
+
+def _describe_end(returncode: int) -> str:
+    if returncode < 0:
+        return signal.Signals(-returncode).name
+    return f"exit code {returncode}"

@@ -1,0 +1,97 @@
+"""The choices of one HTTP request while the engine feeds them: text, counts, log-probabilities, endings."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from remuda.engine.errors import EngineDeadError, UnhealthyStateError
+from remuda.engine.sampling_params import SamplingParams
+from remuda.engine.text_stream import TextStream
+from remuda.engine.tokenizer import TokenIdTokenizer
+from remuda.engine.wire import SequenceOutput, TokenLogprobs
+from remuda.server.link import RequestHandle
+from remuda.server.prompts import AnyTokenizer, Prompt
+
+
+class Choice:
+    """One continuation of one prompt. `logprobs` are those that have not been shown yet."""
+
+    __slots__ = ("finish_reason", "index", "is_open", "logprobs", "num_tokens", "prompt_index", "text_stream")
+
+    def __init__(self, index: int, prompt_index: int, text_stream: TextStream) -> None:
+        self.index = index
+        self.prompt_index = prompt_index
+        self.text_stream = text_stream
+        self.finish_reason: str | None = None
+        self.num_tokens = 0
+        self.logprobs: list[TokenLogprobs] = []
+        # Whether the first event of a stream was sent for it.
+        self.is_open = False
+
+
+class Generation:
+    """All choices of one request: `n` for each prompt, in the order of the prompts."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        tokenizer: AnyTokenizer,
+        *,
+        echo: bool = False,
+    ) -> None:
+        self.prompts = prompts
+        self.params = params
+        self.prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
+        # Without a tokenizer, a text that stands alone begins with a token and not with the space before it.
+        has_context = echo or not isinstance(tokenizer, TokenIdTokenizer)
+        self.choices = [
+            Choice(number, number // params.n, TextStream(tokenizer, params, context))
+            for number, context in enumerate(
+                prompt.token_ids if has_context else () for prompt in prompts for _ in range(params.n)
+            )
+        ]
+        self._num_open = len(self.choices)
+
+    @property
+    def is_finished(self) -> bool:
+        """Every choice has its finish reason."""
+        return self._num_open == 0
+
+    def feed(self, outputs: Sequence[SequenceOutput], handle: RequestHandle) -> Iterator[tuple[Choice, str]]:
+        """Take what the engine sent; yields each choice with its new text, just as it is after that text.
+
+        Raises UnhealthyStateError or EngineDeadError where the engine ended a sequence by itself.
+        """
+        for output in outputs:
+            choice = self.choices[output.index]
+            if output.prompt_logprobs is not None:
+                self.prompt_logprobs[choice.prompt_index] = output.prompt_logprobs
+            if choice.finish_reason is not None:
+                continue
+            reason = output.finish_reason
+            if reason == "error":
+                raise UnhealthyStateError(output.error or "the engine could not go on with this request")
+            if reason == "abort":
+                raise EngineDeadError("the engine ended the request")
+            delta = choice.text_stream.push(output.token_ids, reason, output.stop_token)
+            choice.num_tokens += delta.token_ids_consumed
+            if output.logprobs is not None:
+                choice.logprobs += output.logprobs[: delta.token_ids_consumed]
+            if delta.stopped and reason is None:
+                handle.abort_choice(choice.index)
+            if delta.stopped or reason is not None:
+                choice.finish_reason = "stop" if delta.stopped else reason
+                self._num_open -= 1
+            yield choice, delta.text
+
+    def usage(self) -> dict[str, Any]:
+        """Token counts; a prompt counts once, however many choices continue it."""
+        num_prompt = sum(len(prompt.token_ids) for prompt in self.prompts)
+        num_output = sum(choice.num_tokens for choice in self.choices)
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_output,
+            "total_tokens": num_prompt + num_output,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }

@@ -1,0 +1,255 @@
+"""An API worker's side of the engine socket: requests out, outputs in, one wake-up per step and request.
+
+A raw ZeroMQ socket under the event loop's reader. Its descriptor is edge-triggered: it tells of news
+once, so it is drained until it is empty, and looked at again after each send.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+import msgspec
+import zmq
+
+from remuda.engine.config import EngineInfo
+from remuda.engine.errors import EngineDeadError, RemudaError
+from remuda.engine.sampling_params import SamplingParams
+from remuda.engine.wire import (
+    AbortRequest,
+    AddRequest,
+    EngineFailed,
+    EngineLoading,
+    EngineReady,
+    FromEngine,
+    RequestRejected,
+    SequenceOutput,
+    StepOutputs,
+    ToEngine,
+)
+from remuda.server.errors import ServerUnavailableError, SlowClientError, typed_error
+
+logger = logging.getLogger(__name__)
+
+HELLO: Final = b""
+# Messages taken in one go; then the requests get to run, so that a long stall here is not blamed on them.
+_MAX_MESSAGES_AT_ONCE: Final = 64
+# Outputs that may wait for a request that is stuck in sending, besides 64 per choice.
+_MAX_WAITING_OUTPUTS: Final = 1024
+
+
+class EngineStatus(Enum):
+    """What an API worker knows of the engine."""
+
+    DOWN = "down"
+    LOADING = "loading"
+    READY = "ready"
+
+
+class RequestHandle:
+    """One HTTP request under way: a prompt or several, each of `n` sequences, numbered as choices.
+
+    Choice `p * n + i` is sequence i of prompt p; outputs carry the choice's number as their `index`.
+    """
+
+    def __init__(self, link: "EngineLink", request_ids: list[str], num_choices_each: int) -> None:
+        self._link = link
+        self._request_ids = request_ids
+        self._num_each = num_choices_each
+        self._num_unfinished = len(request_ids) * num_choices_each
+        self._max_waiting = _MAX_WAITING_OUTPUTS + 64 * self._num_unfinished
+        self._arrived: list[SequenceOutput] = []
+        self._error: RemudaError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+
+    async def take(self, idle_s: float) -> list[SequenceOutput]:
+        """Everything that has arrived; empty where nothing does within `idle_s` seconds.
+
+        Raises the typed error of a rejected or failed request, once what came before it was taken.
+        """
+        if not self._arrived and self._error is None:
+            self._waiter = self._loop.create_future()
+            timer = self._loop.call_later(idle_s, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+        arrived = self._arrived
+        if arrived:
+            self._arrived = []
+        elif self._error is not None:
+            raise self._error
+        return arrived
+
+    def abort_choice(self, choice: int) -> None:
+        """End one choice, as a stop string does; what it still brings may be ignored."""
+        prompt, index = divmod(choice, self._num_each)
+        self._link.send(AbortRequest(self._request_ids[prompt], index))
+
+    def fail(self, error: RemudaError) -> None:
+        """Make `take` raise `error`, and end the request in the engine."""
+        if self._error is None:
+            self._error = error
+            self.close()
+            self._wake()
+
+    def close(self) -> None:
+        """Forget the request; in the engine it ends too. Harmless when it has ended already."""
+        self._link.forget(self._request_ids, is_finished=self._num_unfinished == 0)
+        self._num_unfinished = 0
+
+    def deliver(self, output: SequenceOutput) -> None:
+        """The link's side: hand over one output."""
+        self._arrived.append(output)
+        if output.finish_reason is not None:
+            self._num_unfinished -= 1
+        if self._waiter is not None:
+            self._wake()
+        elif len(self._arrived) > self._max_waiting:
+            self._arrived.clear()
+            self.fail(SlowClientError("the client reads too slowly; its request was ended"))
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class EngineLink:
+    """The connection to one engine process after another. Lives in one event loop.
+
+    `listeners` are called after each change of status, progress or failure.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[], None]] = []
+        self.status = EngineStatus.DOWN
+        self.info: EngineInfo | None = None
+        self.progress = EngineLoading("starting", 0.0)
+        self.failure: EngineFailed | None = None
+        self.gauges = StepOutputs([])
+        self._context = zmq.Context()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._routes: dict[str, tuple[RequestHandle, int]] = {}
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(FromEngine)
+
+    @property
+    def num_requests(self) -> int:
+        """Prompts under way."""
+        return len(self._routes)
+
+    def connect(self, address: str) -> None:
+        """Speak to the engine process that binds, or will bind, `address`."""
+        assert self._socket is None
+        self.status, self.failure, self.progress = EngineStatus.LOADING, None, EngineLoading("starting", 0.0)
+        socket = self._socket = self._context.socket(zmq.DEALER)
+        socket.linger = 0
+        # No limit here: what may wait is limited by the engine's queue and by each handle.
+        socket.set_hwm(0)
+        socket.connect(address)
+        asyncio.get_running_loop().add_reader(socket.fileno(), self._drain)
+        socket.send(HELLO)
+        self._drain()
+
+    def disconnect(self, error: RemudaError) -> None:
+        """Leave this engine process; every request under way fails with `error`."""
+        if self._socket is None:
+            return
+        while self._drain_some():
+            pass
+        socket, self._socket = self._socket, None
+        self.status = EngineStatus.DOWN
+        asyncio.get_running_loop().remove_reader(socket.fileno())
+        socket.close()
+        self.fail_all(error)
+        self.gauges = StepOutputs([])
+        self._on_change()
+
+    def close(self) -> None:
+        """Leave, and free the ZeroMQ context."""
+        self.disconnect(EngineDeadError("the server is shutting down"))
+        self._context.term()
+
+    def fail_all(self, error: RemudaError) -> None:
+        """Make every request under way fail with `error`."""
+        for handle in {handle for handle, _ in self._routes.values()}:
+            handle.fail(error)
+
+    def submit(self, request_id: str, prompts: list[list[int]], params: SamplingParams) -> RequestHandle:
+        """Send one request per prompt. Raises ServerUnavailableError while no engine is ready."""
+        if self.status is not EngineStatus.READY:
+            raise ServerUnavailableError(f"the engine is {self.status.value}; try again soon")
+        request_ids = [f"{request_id}-{i}" for i in range(len(prompts))]
+        handle = RequestHandle(self, request_ids, params.n)
+        for i, (prompt_id, prompt) in enumerate(zip(request_ids, prompts, strict=True)):
+            self._routes[prompt_id] = (handle, i * params.n)
+            self.send(AddRequest(prompt_id, prompt, params))
+        return handle
+
+    def forget(self, request_ids: list[str], *, is_finished: bool) -> None:
+        """A handle's side: drop its routes, and end in the engine what has not finished."""
+        for request_id in request_ids:
+            if self._routes.pop(request_id, None) is not None and not is_finished:
+                self.send(AbortRequest(request_id))
+
+    def send(self, message: ToEngine) -> None:
+        """Send to the engine, if there is one."""
+        if self._socket is not None:
+            self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
+            if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                asyncio.get_running_loop().call_soon(self._drain)
+
+    def _on_change(self) -> None:
+        for listener in self.listeners:
+            listener()
+
+    def _drain(self) -> None:
+        if self._drain_some():
+            asyncio.get_running_loop().call_soon(self._drain)
+
+    def _drain_some(self) -> bool:
+        """Take what has come, up to the limit of one go; True where there may be more."""
+        for _ in range(_MAX_MESSAGES_AT_ONCE):
+            if self._socket is None:
+                return False
+            try:
+                frame = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
+            self._handle(self._decoder.decode(frame))
+        return True
+
+    def _handle(self, message: FromEngine) -> None:
+        match message:
+            case StepOutputs():
+                self._deliver(message)
+            case RequestRejected():
+                self._reject(message)
+            case EngineLoading():
+                self.progress = message
+                self._on_change()
+            case EngineReady():
+                self.status, self.info = EngineStatus.READY, message.info
+                self._on_change()
+            case EngineFailed():
+                self.status, self.failure = EngineStatus.DOWN, message
+                self.fail_all(EngineDeadError(f"the engine failed: {message.message}"))
+                self._on_change()
+
+    def _deliver(self, step: StepOutputs) -> None:
+        self.gauges = step
+        routes = self._routes
+        for output in step.outputs:
+            route = routes.get(output.request_id)
+            if route is not None:
+                handle, first_choice = route
+                output.index += first_choice
+                handle.deliver(output)
+
+    def _reject(self, message: RequestRejected) -> None:
+        route = self._routes.get(message.request_id)
+        if route is not None:
+            route[0].fail(typed_error(message.kind, message.message, message.param))

@@ -1,0 +1,160 @@
+"""From the prompt of a request to token ids, once for every endpoint."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from remuda.engine.chat_template import ChatTemplate
+from remuda.engine.errors import InvalidRequestError
+from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer
+from remuda.server.schemas import ChatMessage
+
+Result = TypeVar("Result")
+AnyTokenizer = Tokenizer | TokenIdTokenizer
+
+# Choices of one HTTP request: prompts × n.
+MAX_CHOICES_PER_REQUEST: Final = 1024
+# Characters from which rendering and tokenizing leave the event loop (about 5 ms of work).
+_OFF_LOOP_CHARS: Final = 16_384
+# Message fields that carry nothing for a text model.
+_HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations"})
+_ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids, with the text that they came from, if any, and whether a BOS was added to it."""
+
+    token_ids: list[int]
+    text: str | None = None
+    has_added_bos: bool = False
+
+
+def parse_prompts(prompt: object) -> list[str | list[int]]:
+    """The prompts of a completion request: a string, ids, or a list of either. None is the empty text.
+
+    Raises InvalidRequestError for anything else, and for empty lists.
+    """
+    if prompt is None or isinstance(prompt, str):
+        return [prompt or ""]
+    if not isinstance(prompt, list):
+        raise _bad_prompt("must be a string, a list of token ids, or a list of either")
+    if not prompt:
+        raise _bad_prompt("is an empty list")
+    if isinstance(prompt[0], int):
+        return [_token_ids(prompt)]
+    return [item if isinstance(item, str) else _token_ids(item) for item in prompt]
+
+
+def check_num_choices(num_prompts: int, n: int) -> None:
+    """Raise InvalidRequestError where a request asks for too many choices."""
+    if num_prompts * n > MAX_CHOICES_PER_REQUEST:
+        raise InvalidRequestError(
+            f"{num_prompts} prompts × n {n} are more than the limit of {MAX_CHOICES_PER_REQUEST} choices",
+            param="n" if n > 1 else "prompt",
+        )
+
+
+async def encode_prompts(
+    prompts: list[str | list[int]], tokenizer: AnyTokenizer, vocab_size: int, *, add_bos: bool
+) -> list[Prompt]:
+    """Token ids of each prompt. InvalidRequestError for empty prompts and ids outside the vocabulary."""
+    num_chars = sum(len(prompt) for prompt in prompts if isinstance(prompt, str))
+
+    def encode_all() -> list[Prompt]:
+        return [
+            _encode(prompt, tokenizer, add_bos=add_bos)
+            if isinstance(prompt, str)
+            else Prompt(_check_vocabulary(prompt, vocab_size))
+            for prompt in prompts
+        ]
+
+    return await _off_loop(encode_all) if num_chars > _OFF_LOOP_CHARS else encode_all()
+
+
+async def encode_chat(messages: list[ChatMessage], template: ChatTemplate, tokenizer: AnyTokenizer) -> Prompt:
+    """Render the conversation by the checkpoint's template, which writes the BOS itself, and encode it."""
+    if not messages:
+        raise InvalidRequestError("messages is empty", param="messages")
+    rendered = [_message(i, message) for i, message in enumerate(messages)]
+    num_chars = sum(len(message["content"]) for message in rendered)
+
+    def encode() -> Prompt:
+        text = template.render(rendered, add_generation_prompt=True)
+        token_ids = tokenizer.encode(text, add_bos=False)
+        if not token_ids:
+            raise InvalidRequestError("the conversation renders to an empty prompt", param="messages")
+        return Prompt(token_ids, text)
+
+    return await _off_loop(encode) if num_chars > _OFF_LOOP_CHARS else encode()
+
+
+async def _off_loop(work: Callable[[], Result]) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(None, work)
+
+
+def _encode(text: str, tokenizer: AnyTokenizer, *, add_bos: bool) -> Prompt:
+    token_ids = tokenizer.encode(text, add_bos=add_bos and tokenizer.add_bos)
+    bos = tokenizer.bos_token_id
+    if not token_ids and text == "" and bos is not None:
+        token_ids = [bos]
+    if not token_ids:
+        raise _bad_prompt("is empty, and this model has no beginning-of-sequence token to start from")
+    has_added_bos = token_ids[0] == bos and not (tokenizer.bos_token and text.startswith(tokenizer.bos_token))
+    return Prompt(token_ids, text, has_added_bos)
+
+
+def _token_ids(item: object) -> list[int]:
+    if not isinstance(item, list):
+        raise _bad_prompt("must be a string, a list of token ids, or a list of either")
+    if not item:
+        raise _bad_prompt("holds an empty list of token ids")
+    if set(map(type, item)) != {int}:
+        raise _bad_prompt("holds a list of token ids with something else in it")
+    return item
+
+
+def _check_vocabulary(token_ids: list[int], vocab_size: int) -> list[int]:
+    for token in (min(token_ids), max(token_ids)):
+        if not 0 <= token < vocab_size:
+            shown = str(token) if abs(token) < 2**63 else "a larger number"
+            raise _bad_prompt(f"token id {shown} is outside the vocabulary [0, {vocab_size})")
+    return token_ids
+
+
+def _message(index: int, message: ChatMessage) -> dict[str, str]:
+    place = f"messages.{index}"
+    role = _ROLES.get(message.role)
+    if role is None:
+        known = ", ".join(_ROLES)
+        raise InvalidRequestError(
+            f"{place}.role: {message.role[:40]!r} is not supported, only {known}", param=f"{place}.role"
+        )
+    extra = message.model_extra or {}
+    for name, value in extra.items():
+        if value is not None and value != [] and name not in _HARMLESS_MESSAGE_FIELDS:
+            field = f"{place}.{name[:100]}"
+            raise InvalidRequestError(f"{field} is not supported", param=field)
+    speaker = extra.get("name")
+    named = {"name": speaker} if isinstance(speaker, str) else {}
+    return {"role": role, "content": _content(f"{place}.content", message.content), **named}
+
+
+def _content(place: str, content: object) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise InvalidRequestError(f"{place} must be a string or a list of text parts", param=place)
+    texts = []
+    for i, part in enumerate(content):
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        if not isinstance(text, str):
+            message = f'{place}.{i} must be {{"type": "text", "text": …}}: other parts are not supported'
+            raise InvalidRequestError(message, param=f"{place}.{i}")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _bad_prompt(reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"prompt {reason}", param="prompt")

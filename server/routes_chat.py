@@ -1,0 +1,36 @@
+"""`POST /v1/chat/completions`: a conversation in, the assistant's next message out."""
+
+import secrets
+import time
+
+from fastapi import APIRouter, Response
+
+from remuda.server.chat_format import ChatFormat
+from remuda.server.generation import Generation
+from remuda.server.json_body import StrictRoute
+from remuda.server.prompts import encode_chat
+from remuda.server.schemas import GENERATION_RESPONSES, ChatCompletionRequest
+from remuda.server.sse import StreamResponse, WholeResponse
+from remuda.server.state import ServerState
+
+
+def chat_routes(state: ServerState) -> APIRouter:
+    """The routes, over `state`."""
+    router = APIRouter(route_class=StrictRoute, tags=["chat"])
+
+    @router.post("/v1/chat/completions", responses=GENERATION_RESPONSES)
+    async def create_chat_completion(request: ChatCompletionRequest) -> Response:
+        """Answer a conversation."""
+        state.check_model(request.model)
+        params = request.to_params()
+        template = state.require_chat_template()
+        params.check_vocabulary(state.ready_engine().vocab_size)
+        prompt = await encode_chat(request.messages, template, state.tokenizer)
+
+        generation = Generation([prompt], params, state.tokenizer)
+        response_id = f"chatcmpl-{secrets.token_hex(12)}"
+        response_format = ChatFormat(response_id, int(time.time()), request, params.n, state.tokenizer)
+        answer = StreamResponse if request.stream else WholeResponse
+        return answer(state.link, response_id, generation, response_format)
+
+    return router

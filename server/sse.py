@@ -1,0 +1,173 @@
+"""The two answers to a generating request, as raw ASGI: one JSON body, or server-sent events as they come.
+
+Either way the client's disconnect is listened for all along, and ends the request in the engine at once.
+"""
+
+import asyncio
+from typing import Any, Final, Protocol
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from remuda.engine.errors import RemudaError
+from remuda.server.errors import api_error
+from remuda.server.generation import Choice, Generation
+from remuda.server.limits import SERVER_SEND
+from remuda.server.link import EngineLink, RequestHandle
+
+# A request that is refused or fails this early gets its own HTTP status; later, an event in the stream.
+_HEADERS_WITHIN_S: Final = 1.0
+# Proxies drop streams that are silent for longer, as in a queue or a very long prompt.
+_PING_AFTER_S: Final = 15.0
+_WHOLE_IDLE_S: Final = 3600.0
+
+_PING: Final = b": keep-alive\n\n"
+_DONE: Final = b"data: [DONE]\n\n"
+_SSE_HEADERS: Final = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+class ResponseFormat(Protocol):
+    """How one endpoint writes choices. The event methods return whole SSE events, or nothing."""
+
+    def opening(self, choice: Choice, generation: Generation) -> bytes:
+        """The event before a choice's first text."""
+
+    def delta(self, choice: Choice, text: str) -> bytes:
+        """New text, with the log-probabilities that have gathered."""
+
+    def finish(self, choice: Choice) -> bytes:
+        """The event with the finish reason."""
+
+    def closing(self, usage: dict[str, Any]) -> bytes:
+        """The event after all choices."""
+
+    def whole(self, generation: Generation, texts: list[str]) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+
+
+class ClientGoneError(RemudaError):
+    """The client has closed its connection; there is nobody to answer."""
+
+
+class GenerationResponse(Response):
+    """Submits the request when called, and answers it by the subclass's `_answer`."""
+
+    def __init__(
+        self, link: EngineLink, request_id: str, generation: Generation, response_format: ResponseFormat
+    ) -> None:
+        super().__init__()
+        self._link = link
+        self._request_id = request_id
+        self._generation = generation
+        self._format = response_format
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Errors from before the first byte are raised, to become a status."""
+        prompts = [prompt.token_ids for prompt in self._generation.prompts]
+        handle = self._link.submit(self._request_id, prompts, self._generation.params)
+        listener = asyncio.create_task(_fail_on_disconnect(receive, handle))
+        try:
+            # A task of its own is resumed without passing through every frame of the routing, and chunks
+            # that skip the middlewares cost less: together a third of the work per token.
+            await asyncio.create_task(self._answer(handle, send, scope.get(SERVER_SEND, send)))
+        except ClientGoneError:
+            return
+        finally:
+            listener.cancel()
+            handle.close()
+
+    async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
+        raise NotImplementedError
+
+
+class WholeResponse(GenerationResponse):
+    """One JSON body at the end."""
+
+    async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
+        generation = self._generation
+        texts: list[list[str]] = [[] for _ in generation.choices]
+        while not generation.is_finished:
+            for choice, text in generation.feed(await handle.take(_WHOLE_IDLE_S), handle):
+                texts[choice.index].append(text)
+        value = self._format.whole(generation, ["".join(parts) for parts in texts])
+        body = msgspec.json.encode(value)
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send_body({"type": "http.response.body", "body": body})
+
+
+class StreamResponse(GenerationResponse):
+    """Server-sent events; all that has come for a stream goes out in one piece."""
+
+    async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
+        generation = self._generation
+        outputs = await handle.take(_HEADERS_WITHIN_S)
+        await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+        try:
+            while True:
+                body = self._events(handle, outputs) if outputs else _PING
+                if generation.is_finished:
+                    break
+                if body:
+                    await send_body({"type": "http.response.body", "body": body, "more_body": True})
+                outputs = await handle.take(_PING_AFTER_S)
+            body += self._format.closing(generation.usage()) + _DONE
+        except ClientGoneError:
+            raise
+        except RemudaError as error:
+            # A clean end would pass for a complete answer: the stream ends with the error and no [DONE].
+            body = event(api_error(error).body)
+        await send_body({"type": "http.response.body", "body": body})
+
+    def _events(self, handle: RequestHandle, outputs: list[Any]) -> bytes:
+        generation, fmt = self._generation, self._format
+        events = []
+        for choice, text in generation.feed(outputs, handle):
+            if not choice.is_open:
+                choice.is_open = True
+                events.append(fmt.opening(choice, generation))
+            is_finished = choice.finish_reason is not None
+            # Log-probabilities of tokens whose text is held back wait for it.
+            if text or (is_finished and choice.logprobs):
+                events.append(fmt.delta(choice, text))
+            if is_finished:
+                events.append(fmt.finish(choice))
+        return b"".join(events)
+
+
+def event(value: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+
+
+class EventTemplate:
+    """A kind of event in which only the text differs, encoded but for it, once for each choice."""
+
+    _HOLE: Final = "\0"
+
+    def __init__(self, chunks: list[dict[str, Any]]) -> None:
+        """chunks: the event of each choice, with EventTemplate.hole() where the text goes."""
+        hole = msgspec.json.encode(self._HOLE)
+        self._parts = [event(chunk).split(hole) for chunk in chunks]
+        self._encode = msgspec.json.Encoder().encode
+
+    @classmethod
+    def hole(cls) -> str:
+        """Stands for the text."""
+        return cls._HOLE
+
+    def fill(self, index: int, text: str) -> bytes:
+        """The event of choice `index` with `text` in it."""
+        before, after = self._parts[index]
+        return before + self._encode(text) + after
+
+
+async def _fail_on_disconnect(receive: Receive, handle: RequestHandle) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    handle.fail(ClientGoneError("the client has closed its connection"))

@@ -1,0 +1,57 @@
+"""What the routes of one API worker share."""
+
+import time
+from dataclasses import dataclass, field
+
+from remuda.engine.chat_template import ChatTemplate
+from remuda.engine.config import EngineInfo
+from remuda.engine.errors import InvalidRequestError
+from remuda.server.errors import ApiError, ServerUnavailableError
+from remuda.server.link import EngineLink, EngineStatus
+from remuda.server.prompts import AnyTokenizer
+
+DEFAULT_MAX_BODY_BYTES = 8 * 2**20
+
+
+@dataclass
+class ServerState:
+    """model_names: what requests may call the model; the first is its own name. created: unix seconds."""
+
+    link: EngineLink
+    tokenizer: AnyTokenizer
+    chat_template: ChatTemplate | None
+    model_names: tuple[str, ...]
+    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    is_draining: bool = False
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def status(self) -> str:
+        """`ready`, `loading`, `down` or `draining`."""
+        return "draining" if self.is_draining else self.link.status.value
+
+    @property
+    def is_ready(self) -> bool:
+        """New requests are served."""
+        return self.link.status is EngineStatus.READY and not self.is_draining
+
+    def ready_engine(self) -> EngineInfo:
+        """The engine that serves. Raises ServerUnavailableError while there is none."""
+        info = self.link.info
+        if not self.is_ready or info is None:
+            raise ServerUnavailableError(f"the server is not ready ({self.status}); try again soon")
+        return info
+
+    def check_model(self, name: str) -> None:
+        """Raise ApiError (404) where the model is not served under this name."""
+        if name not in self.model_names:
+            served = ", ".join(self.model_names)
+            message = f"the model {name[:200]!r} does not exist here; served: {served}"
+            raise ApiError(404, message, param="model", code="model_not_found")
+
+    def require_chat_template(self) -> ChatTemplate:
+        """The checkpoint's template. Raises InvalidRequestError where it has none."""
+        if self.chat_template is None:
+            message = "this model has no chat template; use /v1/completions"
+            raise InvalidRequestError(message, param="messages", code="no_chat_template")
+        return self.chat_template

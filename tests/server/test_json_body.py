@@ -1,0 +1,49 @@
+"""json_body.parse_json: what it takes, and what is a 400."""
+
+import pytest
+
+from remuda.server.errors import ApiError
+from remuda.server.json_body import parse_json
+
+
+@pytest.mark.parametrize(
+    ("body", "value"),
+    [
+        (b'{"a": [1, 2.5, null, true, "x"]}', {"a": [1, 2.5, None, True, "x"]}),
+        ('{"a": "é😀"}'.encode(), {"a": "é😀"}),
+        (b'{"a": "\\ud83d\\ude00"}', {"a": "😀"}),
+        (b'{"a": "\\u00e9"}', {"a": "é"}),
+        (b"[]", []),
+    ],
+)
+def test_takes(body: bytes, value: object) -> None:
+    assert parse_json(body) == value
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "line 1, column 1"),
+        (b'{"a": 1,}', "line 1"),
+        (b'{"a": 1} x', "Extra data"),
+        (b'{"a": NaN}', "NaN is not JSON"),
+        (b'{"a": -Infinity}', "Infinity is not JSON"),
+        (b'{"a": 1, "a": 2}', "same key twice"),
+        (b'{"b": {"a": 1, "a": 1}}', "same key twice"),
+        (b'{"a": "\xff"}', "not UTF-8 (byte 7)"),
+        (b'\xef\xbb\xbf{"a": 1}', "BOM"),
+        ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+        (b'{"a": "\\ud800"}', "surrogate"),
+        (b'{"\\udfff": 1}', "surrogate"),
+        (b'{"a": "\\ude00\\ud83d"}', "surrogate"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+    ],
+    ids=lambda value: repr(value)[:24] if isinstance(value, bytes) else None,
+)
+def test_refuses(body: bytes, reason: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse_json(body)
+    assert caught.value.status_code == 400
+    assert reason in caught.value.detail

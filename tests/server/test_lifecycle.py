@@ -1,0 +1,158 @@
+"""The server process as a whole: crashes of the engine, signals, and that nothing is left behind."""
+
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import psutil
+import pytest
+
+from remuda.server.cli import run
+from tests.server.conftest import ServerProcess, serving
+from tests.server.fakes import eventually
+
+pytestmark = pytest.mark.e2e
+
+ENDLESS = {
+    "model": "demo",
+    "prompt": "Once",
+    "max_tokens": 10_000_000,
+    "stream": True,
+    "extra_body": {"ignore_eos": True},
+}
+
+
+def read_until_it_ends(client: openai.OpenAI, ends: list[Any], started: threading.Event) -> None:
+    """Read an endless stream; append what ended it."""
+    try:
+        for _ in client.completions.create(**ENDLESS):  # type: ignore[call-overload]
+            started.set()
+        ends.append(None)
+    except (openai.APIError, httpx2.HTTPError) as error:
+        ends.append(error)
+
+
+def test_killed_engine_comes_back() -> None:
+    with serving("demo", "--num-slots", "4") as server, server.openai() as client, server.http() as http:
+        ends: list[Any] = []
+        readers = []
+        for _ in range(3):
+            started = threading.Event()
+            readers.append(threading.Thread(target=read_until_it_ends, args=(client, ends, started)))
+            readers[-1].start()
+            assert started.wait(60)
+        first = server.engine
+        first.kill()
+        for reader in readers:
+            reader.join(30)
+        assert [str(end) for end in ends] == ["the engine process ended (SIGKILL)"] * 3
+        assert eventually(lambda: http.get("/health").status_code == 200, within_s=120)
+        assert server.engine.pid != first.pid
+        assert client.completions.create(model="demo", prompt="Once", max_tokens=2).usage is not None
+
+
+def test_sigterm_under_load_ends_everything() -> None:
+    with serving("demo", "--num-slots", "4", "--shutdown-grace", "0.3") as server, server.openai() as client:
+        engine = server.engine
+        ends: list[Any] = []
+        started = threading.Event()
+        reader = threading.Thread(target=read_until_it_ends, args=(client, ends, started))
+        reader.start()
+        assert started.wait(60)
+        assert server.stop(signal.SIGTERM) == 0
+        reader.join(30)
+        assert [str(end) for end in ends] == ["the server is shutting down"]
+        assert not psutil.pid_exists(engine.pid) or not engine.is_running()
+
+
+def test_running_requests_may_finish_within_the_grace() -> None:
+    with serving("demo", "--num-slots", "4", "--shutdown-grace", "60") as server, server.openai() as client:
+        stream = client.completions.create(
+            model="demo", prompt="Once", max_tokens=100, stream=True, extra_body={"ignore_eos": True}
+        )
+        next(stream)
+        server.process.send_signal(signal.SIGINT)
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
+        assert server.stop() == 0
+
+
+def test_second_signal_ends_at_once() -> None:
+    with serving("demo", "--num-slots", "4", "--shutdown-grace", "600") as server, server.openai() as client:
+        ends: list[Any] = []
+        started = threading.Event()
+        reader = threading.Thread(target=read_until_it_ends, args=(client, ends, started))
+        reader.start()
+        assert started.wait(60)
+        server.process.send_signal(signal.SIGTERM)
+        # The first is seen once the listener is gone.
+        assert eventually(lambda: not listens(server))
+        assert reader.is_alive()
+        assert server.stop(signal.SIGTERM) == 0
+        reader.join(30)
+        assert ends != [None]
+
+
+def test_engine_ends_with_a_killed_server() -> None:
+    server = ServerProcess("demo", "--num-slots", "4")
+    engine = server.engine
+    server.stop(signal.SIGKILL)
+    gone, _ = psutil.wait_procs([engine], timeout=30)
+    assert gone == [engine]
+
+
+def test_port_in_use(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run(["serve", "--port", str(port)]) == 2
+    message = capfd.readouterr().err
+    assert message.startswith(f"remuda: cannot listen on 127.0.0.1:{port}: ")
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend", "cpu", "--dtype", "bfloat16"], "bfloat16"),
+        (["--num-slots", "1000000000"], "slots"),
+    ],
+)
+def test_what_the_engine_refuses_is_exit_2(
+    capfd: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run(["serve", "--port", "0", *arguments]) == 2
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert last.startswith("remuda: ")
+    assert message in last
+
+
+def test_generate(capfd: pytest.CaptureFixture[str]) -> None:
+    chat = ["--chat", "--prompt", "Hi! How are you today?", "--temperature", "0", "--max-tokens", "30"]
+    assert run(["generate", "demo", *chat]) == 0
+    assert capfd.readouterr().out.startswith("I'm doing well, thank you!")
+
+
+def test_convert_and_serve_the_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from importlib import resources
+
+    source = str(resources.files("remuda.demo"))
+    assert run(["convert", source, str(tmp_path / "native")]) == 0
+    assert "3,963,136 parameters" in capfd.readouterr().err
+    with serving(str(tmp_path / "native"), "--num-slots", "4") as server, server.openai() as client:
+        assert [model.id for model in client.models.list()] == ["native"]
+        answer = client.completions.create(model="native", prompt="Once upon a time", max_tokens=2)
+        assert answer.usage is not None
+
+
+def listens(server: ServerProcess) -> bool:
+    host, port = server.url.removeprefix("http://").split(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5):
+            time.sleep(0.01)
+            return True
+    except ConnectionRefusedError:
+        return False

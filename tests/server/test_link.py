@@ -1,0 +1,248 @@
+"""EngineLink against a scripted engine on a real socket."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from remuda.engine.errors import EngineDeadError, InvalidRequestError, QueueFullError
+from remuda.engine.sampling_params import SamplingParams
+from remuda.engine.wire import (
+    AddRequest,
+    EngineFailed,
+    EngineLoading,
+    RequestRejected,
+    SequenceOutput,
+)
+from remuda.server.errors import ServerUnavailableError, SlowClientError
+from remuda.server.link import EngineLink, EngineStatus, RequestHandle
+from tests.server.fake_info import INFO
+from tests.server.fakes import FakeEngine, Script, eventually, ids, says
+
+PARAMS = SamplingParams(max_tokens=100)
+
+
+def with_link(engine: FakeEngine, body: Callable[[EngineLink], Awaitable[None]]) -> None:
+    """Run `body` with a link that is ready."""
+
+    async def main() -> None:
+        link = EngineLink()
+        ready = asyncio.Event()
+        link.listeners.append(ready.set)
+        link.connect(engine.address)
+        await asyncio.wait_for(ready.wait(), 10)
+        try:
+            await body(link)
+        finally:
+            link.close()
+
+    asyncio.run(main())
+
+
+async def take_all(handle: RequestHandle, num_choices: int = 1) -> list[SequenceOutput]:
+    outputs: list[SequenceOutput] = []
+    while sum(output.finish_reason is not None for output in outputs) < num_choices:
+        outputs += await handle.take(10)
+    handle.close()
+    return outputs
+
+
+def test_ready_and_outputs(engine: FakeEngine) -> None:
+    async def body(link: EngineLink) -> None:
+        assert link.status is EngineStatus.READY
+        assert link.info == INFO
+        outputs = await take_all(link.submit("r", [[5, 6]], PARAMS))
+        assert [output.token_ids[0] for output in outputs[:-1]] == ids("Hello there")
+        assert engine.requests == [AddRequest("r-0", [5, 6], PARAMS)]
+        assert link.num_requests == 0
+
+    with_link(engine, body)
+    assert engine.aborts == []
+
+
+def test_choices_are_numbered_over_prompts(engine: FakeEngine) -> None:
+    engine.script = says("")
+
+    async def body(link: EngineLink) -> None:
+        outputs = await take_all(link.submit("r", [[5], [6]], SamplingParams(n=2)), 4)
+        assert sorted((output.request_id, output.index) for output in outputs) == [
+            ("r-0", 0),
+            ("r-0", 1),
+            ("r-1", 2),
+            ("r-1", 3),
+        ]
+
+    with_link(engine, body)
+
+
+def test_one_wake_up_takes_all_that_came(engine: FakeEngine) -> None:
+    """Outputs that arrived while the taker was busy come in one go, in order."""
+    text = "x" * 500
+
+    async def body(link: EngineLink) -> None:
+        engine.script = says(text)
+        handle = link.submit("r", [[5]], SamplingParams(max_tokens=1000))
+        assert eventually(lambda: engine.requests != [] and engine.num_active == 0)
+        outputs: list[SequenceOutput] = []
+        num_takes = 0
+        while not outputs or outputs[-1].finish_reason is None:
+            outputs += await handle.take(10)
+            num_takes += 1
+        assert len(outputs) == len(text) + 1
+        assert num_takes < 50
+        handle.close()
+
+    with_link(engine, body)
+
+
+def test_idle_take_returns_nothing(engine: FakeEngine) -> None:
+    async def body(link: EngineLink) -> None:
+        engine.running.clear()
+        handle = link.submit("r", [[5]], PARAMS)
+        assert await handle.take(0.02) == []
+        engine.running.set()
+        assert len(await take_all(handle)) == 12
+
+    with_link(engine, body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("InvalidRequestError", InvalidRequestError), ("QueueFullError", QueueFullError)],
+)
+def test_rejection_is_the_typed_error(engine: FakeEngine, kind: str, expected: type[Exception]) -> None:
+    engine.script = lambda request: RequestRejected(request.request_id, kind, "no", "prompt")
+
+    async def body(link: EngineLink) -> None:
+        with pytest.raises(expected, match="no") as caught:
+            await link.submit("r", [[5], [6]], PARAMS).take(10)
+        if isinstance(caught.value, InvalidRequestError):
+            assert caught.value.param == "prompt"
+        assert link.num_requests == 0
+
+    with_link(engine, body)
+
+
+def test_close_aborts_what_runs(engine: FakeEngine) -> None:
+    engine.running.clear()
+
+    async def body(link: EngineLink) -> None:
+        handle = link.submit("r", [[5], [6]], PARAMS)
+        handle.close()
+        handle.close()
+        assert link.num_requests == 0
+        while len(engine.aborts) < 2:
+            await asyncio.sleep(0.005)
+
+    with_link(engine, body)
+    assert [(abort.request_id, abort.index) for abort in engine.aborts] == [("r-0", None), ("r-1", None)]
+
+
+def test_abort_of_one_choice(engine: FakeEngine) -> None:
+    engine.running.clear()
+
+    async def body(link: EngineLink) -> None:
+        handle = link.submit("r", [[5], [6]], SamplingParams(n=2))
+        handle.abort_choice(3)
+        while not engine.aborts:
+            await asyncio.sleep(0.005)
+        handle.close()
+
+    with_link(engine, body)
+    assert (engine.aborts[0].request_id, engine.aborts[0].index) == ("r-1", 1)
+
+
+def test_death_reaches_everybody_after_what_came_before(engine: FakeEngine) -> None:
+    async def body(link: EngineLink) -> None:
+        engine.step_s = 0.002
+        engine.script = says("x" * 5000)
+        handles = [link.submit(f"r{i}", [[5]], SamplingParams(max_tokens=5000)) for i in range(8)]
+        for handle in handles:
+            assert await handle.take(10) != []
+        link.disconnect(EngineDeadError("it died"))
+        for handle in handles:
+            # What came before is taken first.
+            while handle._arrived:
+                await handle.take(10)
+            with pytest.raises(EngineDeadError, match="it died"):
+                await handle.take(10)
+        assert link.status is EngineStatus.DOWN
+        with pytest.raises(ServerUnavailableError):
+            link.submit("late", [[5]], PARAMS)
+
+    with_link(engine, body)
+
+
+def test_next_engine_after_death(engine: FakeEngine) -> None:
+    async def body(link: EngineLink) -> None:
+        link.disconnect(EngineDeadError("it died"))
+        second = FakeEngine(says("ok"))
+        try:
+            link.connect(second.address)
+            while link.status is not EngineStatus.READY:
+                await asyncio.sleep(0.005)
+            assert len(await take_all(link.submit("r", [[5]], PARAMS))) == 3
+        finally:
+            second.stop()
+
+    with_link(engine, body)
+
+
+def test_loading_and_failure(engine: FakeEngine) -> None:
+    engine.status = EngineLoading("reading weights", 0.5)
+
+    async def body(link: EngineLink) -> None:
+        assert link.status is EngineStatus.LOADING
+        assert link.progress.stage == "reading weights"
+        with pytest.raises(ServerUnavailableError, match="loading"):
+            link.submit("r", [[5]], PARAMS)
+
+    with_link(engine, body)
+    engine.status = EngineFailed("CheckpointError", "no tensor x")
+
+    async def after_failure(link: EngineLink) -> None:
+        assert link.status is EngineStatus.DOWN
+        assert link.failure == engine.status
+
+    with_link(engine, after_failure)
+
+
+def burst(num_outputs: int) -> Script:
+    """One output per step and one token each, without an end."""
+
+    def script(request: AddRequest) -> list[list[SequenceOutput]]:
+        return [[SequenceOutput(request.request_id, 0, [10])] for _ in range(num_outputs)]
+
+    return script
+
+
+def test_reader_that_stops_is_ended_at_a_bound(engine: FakeEngine) -> None:
+    engine.script = burst(3000)
+
+    async def body(link: EngineLink) -> None:
+        handle = link.submit("r", [[5]], PARAMS)
+        assert await handle.take(10) != []
+        # Now it is "stuck in sending", while the engine goes on.
+        while link.num_requests:
+            await asyncio.sleep(0.005)
+        with pytest.raises(SlowClientError):
+            await handle.take(10)
+        while not engine.aborts:
+            await asyncio.sleep(0.005)
+
+    with_link(engine, body)
+
+
+def test_stalled_event_loop_is_not_a_slow_reader(engine: FakeEngine) -> None:
+    engine.script = burst(3000)
+
+    async def body(link: EngineLink) -> None:
+        handle = link.submit("r", [[5]], PARAMS)
+        # The loop is blocked here until the engine has sent everything.
+        assert eventually(lambda: engine.requests != [] and engine.num_active == 0)
+        num_outputs = 0
+        while num_outputs < 3000:
+            num_outputs += len(await handle.take(10))
+        handle.close()
+
+    with_link(engine, body)

@@ -1,0 +1,140 @@
+"""prompts: what counts as a prompt, BOS, vocabulary, and messages."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from remuda.engine.chat_template import ChatTemplate
+from remuda.engine.errors import InvalidRequestError
+from remuda.engine.tokenizer import TokenIdTokenizer
+from remuda.server.prompts import Prompt, check_num_choices, encode_chat, encode_prompts, parse_prompts
+from remuda.server.schemas import ChatMessage
+from tests.server.fake_info import ASSISTANT, BOS, END, USER, VOCAB_SIZE
+from tests.server.fakes import TEMPLATE, TOKENIZER, byte_tokenizer, ids
+
+
+def encode(prompt: object, tokenizer: Any = TOKENIZER, add_bos: bool = True) -> list[Prompt]:
+    return asyncio.run(encode_prompts(parse_prompts(prompt), tokenizer, VOCAB_SIZE, add_bos=add_bos))
+
+
+def encode_messages(messages: list[dict[str, Any]], template: str = TEMPLATE) -> list[int]:
+    parsed = [ChatMessage.model_validate(message) for message in messages]
+    compiled = ChatTemplate(template, "<bos>", "<end>")
+    return asyncio.run(encode_chat(parsed, compiled, TOKENIZER)).token_ids
+
+
+@pytest.mark.parametrize(
+    ("prompt", "token_ids"),
+    [
+        ("Hi", [[BOS, *ids("Hi")]]),
+        (["Hi", "é"], [[BOS, *ids("Hi")], [BOS, *ids("é")]]),
+        ([5, 6], [[5, 6]]),
+        ([[5, 6], [7]], [[5, 6], [7]]),
+        (["Hi", [7]], [[BOS, *ids("Hi")], [7]]),
+        ("", [[BOS]]),
+        (None, [[BOS]]),
+        ("<bos>Hi", [[BOS, *ids("Hi")]]),
+        ([VOCAB_SIZE - 1], [[VOCAB_SIZE - 1]]),
+    ],
+)
+def test_prompts(prompt: object, token_ids: list[list[int]]) -> None:
+    assert [found.token_ids for found in encode(prompt)] == token_ids
+
+
+def test_bos_only_where_the_model_wants_it() -> None:
+    assert encode("Hi", add_bos=False)[0].token_ids == ids("Hi")
+    assert encode("Hi", byte_tokenizer(bos=False))[0].token_ids == ids("Hi")
+    assert encode("", add_bos=False)[0].token_ids == [BOS]
+
+
+def test_added_bos_is_known() -> None:
+    assert encode("Hi")[0].has_added_bos
+    assert not encode("<bos>Hi")[0].has_added_bos
+    assert not encode("Hi", add_bos=False)[0].has_added_bos
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        *([], [[]], [[5], []], {}, 5, 5.0, True, [None], [1.5], [5, "x"], ["x", 5], [True], [[5, None]], [[[5]]]),
+        *([-1], [VOCAB_SIZE], [10**30], [[5], [VOCAB_SIZE]]),
+    ],
+    ids=str,
+)
+def test_bad_prompts(prompt: object) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        encode(prompt)
+    assert caught.value.param == "prompt"
+
+
+def test_empty_text_without_bos_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="beginning-of-sequence"):
+        encode("", byte_tokenizer(bos=False))
+
+
+def test_text_without_tokenizer_is_refused() -> None:
+    with pytest.raises(InvalidRequestError, match="token ids"):
+        encode("Hi", TokenIdTokenizer())
+    assert encode([5], TokenIdTokenizer())[0].token_ids == [5]
+
+
+def test_long_texts_leave_the_event_loop() -> None:
+    text = "long " * 10_000
+    assert encode(text)[0].token_ids == [BOS, *ids(text)]
+
+
+def test_number_of_choices() -> None:
+    check_num_choices(8, 128)
+    with pytest.raises(InvalidRequestError, match="choices"):
+        check_num_choices(9, 128)
+
+
+def test_chat_has_one_bos() -> None:
+    messages = [{"role": "user", "content": "Hi"}]
+    assert encode_messages(messages) == [BOS, USER, *ids("Hi"), END, ASSISTANT]
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ({"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]}, "user:Hi"),
+        ({"role": "developer", "content": "Hi"}, "system:Hi"),
+        ({"role": "assistant", "content": None, "refusal": None, "tool_calls": None}, "assistant:"),
+        ({"role": "assistant", "content": "Hi", "annotations": [], "audio": None}, "assistant:Hi"),
+        ({"role": "user", "content": "Hi", "name": "Ann"}, "user:Hi"),
+    ],
+)
+def test_messages(message: dict[str, Any], text: str) -> None:
+    assert encode_messages([message], "{% for m in messages %}{{ m.role }}:{{ m.content }}{% endfor %}") == ids(
+        text
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "tool", "content": "x"}, "messages.0.role"),
+        ({"role": "king", "content": "x"}, "messages.0.role"),
+        ({"role": "user", "content": 5}, "messages.0.content"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages.0.content.0"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages.0.content.0"),
+        ({"role": "user", "content": ["x"]}, "messages.0.content.0"),
+        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "messages.0.tool_calls"),
+        ({"role": "user", "content": "x", "cache_control": {}}, "messages.0.cache_control"),
+    ],
+)
+def test_refused_messages(message: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        encode_messages([message])
+    assert caught.value.param == param
+
+
+def test_no_messages() -> None:
+    with pytest.raises(InvalidRequestError, match="messages is empty"):
+        encode_messages([])
+
+
+def test_template_that_renders_nothing() -> None:
+    with pytest.raises(InvalidRequestError, match="empty prompt"):
+        encode_messages([{"role": "user", "content": "x"}], "{{ '' }}")
