@@ -9,8 +9,10 @@ import itertools
 import os
 import sys
 
-# Before torch and numba load their OpenMP, as the server does for its engine process.
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+from remuda.engine.cores import engine_environment
+
+# Before torch and numba are loaded, as the server does for its engine process.
+os.environ.update(engine_environment())
 
 import torch
 from transformers import MambaConfig, MambaForCausalLM

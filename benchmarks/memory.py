@@ -8,7 +8,10 @@ import ctypes
 import os
 import random
 
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+from remuda.engine.cores import engine_environment
+
+# Before torch and numba are loaded, as the server does for its engine process.
+os.environ.update(engine_environment())
 
 import psutil
 

@@ -84,7 +84,8 @@ def offline_rate(clients: int, tokens: int) -> float:
     """Tokens a second of the same work through the offline engine, in a process of its own."""
     code = f"""
 import os, time
-os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+from remuda.engine.cores import engine_environment
+os.environ.update(engine_environment())
 from remuda.engine import Engine, SamplingParams
 engine = Engine("demo")
 params = SamplingParams(max_tokens={tokens}, temperature=0.0, ignore_eos=True)

@@ -67,7 +67,7 @@ class EngineServer:
         try:
             self._core = start_engine(config, lambda stage, f: self._report(EngineLoading(stage, f)))
         except RemudaError as error:
-            logger.error("%s", error)
+            logger.debug("the start failed: %s", error)
             self._report(EngineFailed(type(error).__name__, str(error)))
             return False
         self._report(EngineReady(self._core.info))

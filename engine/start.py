@@ -101,7 +101,7 @@ def _warm_up(core: EngineCore, progress: Progress) -> None:
     """Compile every kernel variant before the first request, which must not pay for it."""
     num_slots, chunk = core.info.num_slots, min(core.info.prefill_chunk, core.info.max_batch_tokens)
     sizes = [(1, 0), (0, chunk), (1, 2)]
-    sizes += [(rows, 0) for rows in (2, 32, 33, 64, 128, 256, 512, 1024) if rows <= num_slots]
+    sizes += [(rows, 0) for rows in (2, 64, 65, 128, 256, 512, 1024) if rows <= num_slots]
     for done, (num_decode, num_prefill) in enumerate(sizes):
         progress("warming up the kernels (the first start on a machine compiles them)", done / len(sizes))
         core.runner.warm_up(num_decode, num_prefill)

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer
@@ -14,8 +14,7 @@ from remuda.engine.wire import FinishReason
 _CONTEXT_TOKENS: Final = 8
 
 
-@dataclass(frozen=True)
-class TextDelta:
+class TextDelta(NamedTuple):
     """What some new tokens added to a text.
 
     text: to be appended; never the beginning of a stop string that may still complete.

@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from remuda.engine.config import EngineConfig
-from remuda.engine.cores import available_cores
+from remuda.engine.cores import engine_environment
 from remuda.engine.errors import ConfigError, EngineDeadError
 from remuda.server.link import EngineLink, EngineStatus
 
@@ -147,17 +147,6 @@ class EngineSupervisor:
     def _give_up(self, reason: str) -> None:
         self._is_stopping = True
         self._on_give_up(reason)
-
-
-def engine_environment() -> dict[str, str]:
-    """The engine's environment: threads for every core that it may use, unless the user has set them."""
-    cores = str(available_cores())
-    environment = dict(os.environ)
-    environment.setdefault("GOMP_SPINCOUNT", "20000")
-    environment.setdefault("OMP_NUM_THREADS", cores)
-    environment.setdefault("NUMBA_NUM_THREADS", cores)
-    environment["NUMBA_THREADING_LAYER"] = "omp"
-    return environment
 
 
 def _close_stdin(process: subprocess.Popen[bytes]) -> None:

@@ -63,6 +63,9 @@ class RequestHandle:
         self._error: RemudaError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
+        # One timer for many takes: setting one for each would cost more than all else that a take does.
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle_until = 0.0
 
     async def take(self, idle_s: float) -> list[SequenceOutput]:
         """Everything that has arrived; empty where nothing does within `idle_s` seconds.
@@ -71,11 +74,10 @@ class RequestHandle:
         """
         if not self._arrived and self._error is None:
             self._waiter = self._loop.create_future()
-            timer = self._loop.call_later(idle_s, self._wake)
-            try:
-                await self._waiter
-            finally:
-                timer.cancel()
+            self._idle_until = self._loop.time() + idle_s
+            if self._timer is None or self._timer.when() > self._idle_until:
+                self._set_timer()
+            await self._waiter
         arrived = self._arrived
         if arrived:
             self._arrived = []
@@ -99,6 +101,9 @@ class RequestHandle:
         """Forget the request; in the engine it ends too. Harmless when it has ended already."""
         self._link.forget(self._request_ids, is_finished=self._num_unfinished == 0)
         self._num_unfinished = 0
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def deliver(self, output: SequenceOutput) -> None:
         """The link's side: hand over one output."""
@@ -110,6 +115,20 @@ class RequestHandle:
         elif len(self._arrived) > self._max_waiting:
             self._arrived.clear()
             self.fail(SlowClientError("the client reads too slowly; its request was ended"))
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(self._idle_until, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if self._waiter is None:
+            return
+        if self._loop.time() < self._idle_until:
+            self._set_timer()
+        else:
+            self._wake()
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -1,5 +1,6 @@
 """The commands that need no server, `remuda convert` and `remuda generate`. They import torch when called."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -10,6 +11,7 @@ from rich.progress import Progress
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.checkpoint.find import find_checkpoint
 from remuda.engine.config import EngineConfig
+from remuda.engine.cores import engine_environment
 from remuda.engine.errors import ConfigError
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer
@@ -46,6 +48,7 @@ def run_convert(src: str, dst: Path, *, tokenizer: str | None, dtype: str | None
 
 def run_generate(config: EngineConfig, prompt: str, params: SamplingParams, *, is_chat: bool) -> int:
     """Continue the prompt and write the text to stdout as it comes."""
+    os.environ.update(engine_environment())
     from remuda.engine.engine import Engine
 
     find_checkpoint(config.model)

@@ -137,7 +137,7 @@ class StreamResponse(GenerationResponse):
                 events.append(fmt.delta(choice, text))
             if is_finished:
                 events.append(fmt.finish(choice))
-        return b"".join(events)
+        return events[0] if len(events) == 1 else b"".join(events)
 
 
 def event(value: dict[str, Any]) -> bytes:

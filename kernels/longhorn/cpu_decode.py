@@ -13,11 +13,11 @@ from torch import Tensor
 from remuda.kernels import cpu_jit
 from remuda.kernels.conv.cpu import convolve
 from remuda.kernels.cpu_jit import serial
-from remuda.kernels.linear.cpu import MAX_GEMV_ROWS, PackedLinear, gemv
+from remuda.kernels.linear.cpu import MAX_GEMM_ROWS, PackedLinear, gemm
 from remuda.kernels.longhorn.cpu import scan
 from remuda.kernels.norm.cpu import add_norm_rows_serial
 
-MAX_ROWS: Final = MAX_GEMV_ROWS
+MAX_ROWS: Final = MAX_GEMM_ROWS
 
 
 @dataclass(frozen=True)
@@ -122,12 +122,12 @@ def _decode(
         conv_state, conv_stride, h, h_stride = states[i]
         previous = 0 if i == 0 else hidden
         add_norm_rows_serial(previous, M, residual, M, norm_weight, norm_bias, eps, is_rms, B, M, u)
-        gemv(u, M, in_w, in_b, B, 2 * D, M, xz)
+        gemm(u, M, in_w, in_b, B, 2 * D, M, xz)
         convolve(xz, 2 * D, conv, conv_state, conv_stride, bounds, src_slots, dst_slots, fresh, B, D, W, x)
-        gemv(x, D, x_w, x_b, B, P, D, projected)
-        gemv(projected, P, dt_w, dt_b, B, D, R, dt)
+        gemm(x, D, x_w, x_b, B, P, D, projected)
+        gemm(projected, P, dt_w, dt_b, B, D, R, dt)
         scan(
             x, D, dt, D, projected + 4 * R, P, projected + 4 * (R + N), P, xz + 4 * D, 2 * D, skip, h, h_stride,
             bounds, src_slots, dst_slots, fresh, B, D, N, y,
         )  # fmt: skip
-        gemv(y, D, out_w, out_b, B, M, D, hidden)
+        gemm(y, D, out_w, out_b, B, M, D, hidden)

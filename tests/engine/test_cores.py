@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from remuda.engine.cores import available_cores
+from remuda.engine.cores import available_cores, engine_environment
 
 
 @pytest.mark.parametrize(
@@ -19,3 +19,15 @@ def test_available_cores(
     if content is not None:
         (tmp_path / "cpu.max").write_text(content + "\n")
     assert available_cores(tmp_path) == expected
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    cores = str(available_cores())
+    found = engine_environment()
+    assert (found["OMP_NUM_THREADS"], found["NUMBA_NUM_THREADS"]) == (cores, cores)
+    assert (found["GOMP_SPINCOUNT"], found["NUMBA_THREADING_LAYER"]) == ("20000", "omp")
+    assert found["PATH"] == os.environ["PATH"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert engine_environment()["OMP_NUM_THREADS"] == "1"

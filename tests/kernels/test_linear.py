@@ -8,10 +8,9 @@ from remuda.kernels.linear import cpu, gpu, reference
 BASE = {"T": 3, "K": 20, "N": 10}
 CASES = [
     BASE,
-    *({**BASE, "T": T} for T in (1, 32, 33, 100)),
+    *({**BASE, "T": T} for T in (1, 2, 64, 65, 100)),
     *({**BASE, "K": K} for K in (1, 63, 256)),
-    *({**BASE, "N": N} for N in (1, 2, 3, 4, 5, 63, 130)),
-    *({"T": T, "K": 8, "N": cpu.MIN_WIDE_OUTPUTS} for T in (1, 33, 48)),
+    *({**BASE, "N": N} for N in (1, 2, 3, 4, 5, 7, 63, 130)),
 ]
 
 
@@ -33,33 +32,17 @@ def test_backends_equal_the_product_in_float64(case: dict[str, int], has_bias: b
 
 
 def test_a_row_does_not_depend_on_how_many_share_the_call() -> None:
-    x, packed = torch.randn(cpu.MAX_GEMV_ROWS, 77), cpu.pack(torch.randn(30, 77), torch.randn(30))
+    x, packed = torch.randn(cpu.MAX_GEMM_ROWS, 77), cpu.pack(torch.randn(30, 77), torch.randn(30))
     together = cpu.linear(x, packed)
     for i in range(len(x)):
         assert torch.equal(cpu.linear(x[i : i + 1], packed)[0], together[i])
 
 
-@pytest.mark.parametrize("T", [2, 40])
-@pytest.mark.parametrize("N", [6, cpu.MIN_WIDE_OUTPUTS])
+@pytest.mark.parametrize("T", [2, 70])
+@pytest.mark.parametrize("N", [3, 6])
 def test_a_row_of_nan_stays_alone(T: int, N: int) -> None:
     x, packed = torch.ones(T, 9), cpu.pack(torch.ones(N, 9), None)
     x[1] = torch.nan
     found = cpu.linear(x, packed)
     assert found[1].isnan().all()
     assert torch.equal(found[0], torch.full((N,), 9.0))
-
-
-def test_onednn_meets_few_numbers_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = set()
-    true_call = torch.ops.mkldnn._linear_pointwise
-
-    class Recorder:
-        def _linear_pointwise(self, x: torch.Tensor, *rest: object) -> torch.Tensor:
-            seen.add(len(x))
-            return true_call(x, *rest)
-
-    packed = cpu.pack(torch.ones(cpu.MIN_WIDE_OUTPUTS, 4), None)
-    monkeypatch.setattr(torch.ops, "mkldnn", Recorder())
-    for T in range(33, 65):
-        cpu.linear(torch.ones(T, 4), packed)
-    assert seen == {48, 64}

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from remuda.engine.config import EngineConfig
-from remuda.engine.cores import available_cores
 from remuda.server import engine_process
-from remuda.server.engine_process import MAX_CRASHES, EngineSupervisor, engine_environment
+from remuda.server.engine_process import MAX_CRASHES, EngineSupervisor
 from remuda.server.link import EngineLink, EngineStatus
 
 ROOT = Path(__file__).parents[2]
@@ -122,14 +121,3 @@ def test_engine_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.
         await s.until(lambda: s.link.status is EngineStatus.READY)
 
     run("deaf", tmp_path, body)
-
-
-def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "GOMP_SPINCOUNT"):
-        monkeypatch.delenv(name, raising=False)
-    cores = str(available_cores())
-    found = engine_environment()
-    assert (found["OMP_NUM_THREADS"], found["NUMBA_NUM_THREADS"]) == (cores, cores)
-    assert (found["GOMP_SPINCOUNT"], found["NUMBA_THREADING_LAYER"]) == ("20000", "omp")
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    assert engine_environment()["OMP_NUM_THREADS"] == "1"

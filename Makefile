@@ -1,0 +1,56 @@
+# Everything a person or CI does with this tree. `make` alone lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+MODEL ?= demo
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help serve install dev lint types test wheel bench clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+serve: install ## install, and serve MODEL (default: demo) at 127.0.0.1:8000
+	$(BIN)/remuda serve $(MODEL)
+
+install: $(VENV)/installed ## make the virtual environment with what serving needs
+dev: $(VENV)/installed-dev ## the same with what development needs
+
+$(VENV)/python-made:
+	$(PYTHON) -c 'import sys; sys.exit("Remuda needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/installed: $(VENV)/python-made pyproject.toml constraints.txt
+	$(PIP) -e '.[cpu]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/python-made pyproject.toml constraints.txt
+	$(PIP) -e '.[dev,bench]'
+	touch $@ $(VENV)/installed
+
+lint: dev ## ruff (rules and format), hadolint for the Dockerfile
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
+
+types: dev ## mypy
+	mkdir -p build/types && ln -sfn ../.. build/types/remuda
+	$(BIN)/mypy -p remuda.engine -p remuda.kernels -p remuda.server
+
+test: lint types ## lint, type-check and run the tests
+	$(BIN)/python -m pytest
+
+wheel: dev ## build the wheel into dist/
+	rm -rf dist build/lib build/bdist.*
+	$(BIN)/python -m build --wheel --outdir dist .
+
+bench: dev ## the benchmarks that need no GPU, one after the other
+	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/streaming.py
+	$(BIN)/python benchmarks/memory.py
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -exec rm -rf {} +
