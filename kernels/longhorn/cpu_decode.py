@@ -2,9 +2,11 @@
 a kernel. The maths is that of the kernels it calls; engine/models/longhorn.py is the data flow it repeats.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Final
 
+import numba
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from remuda.kernels import cpu_jit
 from remuda.kernels.conv.cpu import convolve
 from remuda.kernels.cpu_jit import serial
+from remuda.kernels.cpu_threads import ThreadChooser
 from remuda.kernels.linear.cpu import MAX_GEMM_ROWS, PackedLinear, gemm
 from remuda.kernels.longhorn.cpu import scan
 from remuda.kernels.norm.cpu import add_norm_rows_serial
@@ -49,6 +52,9 @@ class FusedDecode:
         self._scratch = [torch.zeros((MAX_ROWS, size)) for size in columns]
         self._buffers = np.array([buffer.data_ptr() for buffer in self._scratch], dtype=np.int64)
         self._bounds = torch.arange(MAX_ROWS + 1, dtype=torch.int32)
+        self._max_threads = numba.get_num_threads()
+        # One for each power of two of rows: the more work in a step, the less a barrier weighs.
+        self._choosers = [ThreadChooser(self._max_threads) for _ in range(MAX_ROWS.bit_length() + 1)]
         self._state: list[dict[str, Tensor]] | None = None
         self._states = np.zeros((len(layers), 4), dtype=np.int64)
 
@@ -69,6 +75,10 @@ class FusedDecode:
             self._state, self._states = state, np.array(rows, dtype=np.int64)
         B, M = residual.shape
         hidden = torch.empty((B, M))
+        chooser = self._choosers[B.bit_length()]
+        num_threads = chooser.choose()
+        numba.set_num_threads(num_threads)
+        began = time.perf_counter()
         _decode(
             self._weights,
             self._states,
@@ -83,6 +93,8 @@ class FusedDecode:
             B,
             hidden.data_ptr(),
         )
+        chooser.record(num_threads, time.perf_counter() - began)
+        numba.set_num_threads(self._max_threads)
         return hidden
 
 

@@ -1,0 +1,49 @@
+"""The choice of threads follows a scripted machine; no clock is read."""
+
+from collections import Counter
+
+from remuda.kernels.cpu_threads import ThreadChooser
+
+FREE = {2: 1.0, 1: 1.7}
+CONTENDED = {2: 25.0, 1: 2.0}
+
+
+def run(chooser: ThreadChooser, machine: dict[int, float], times: int) -> Counter[int]:
+    chosen: Counter[int] = Counter()
+    for _ in range(times):
+        num_threads = chooser.choose()
+        chosen[num_threads] += 1
+        chooser.record(num_threads, machine[num_threads])
+    return chosen
+
+
+def test_free_cores_are_used() -> None:
+    assert run(ThreadChooser(2), FREE, 1000)[2] > 980
+
+
+def test_a_neighbour_on_the_cores_is_avoided_within_a_few_steps_and_for_as_long_as_it_stays() -> None:
+    chooser = ThreadChooser(2)
+    run(chooser, FREE, 100)
+    assert run(chooser, CONTENDED, 1000)[2] < 12
+    assert run(chooser, CONTENDED, 2000)[2] <= 3
+
+
+def test_all_threads_come_back_when_the_neighbour_leaves() -> None:
+    chooser = ThreadChooser(2)
+    run(chooser, CONTENDED, 200)
+    assert run(chooser, FREE, 400)[2] > 200
+    chooser = ThreadChooser(2)
+    run(chooser, CONTENDED, 100_000)
+    assert run(chooser, FREE, 2000)[2] > 900
+
+
+def test_one_slow_run_changes_nothing_for_long() -> None:
+    chooser = ThreadChooser(2)
+    run(chooser, FREE, 100)
+    num_threads = chooser.choose()
+    chooser.record(num_threads, 30.0)
+    assert run(chooser, FREE, 200)[2] > 150
+
+
+def test_one_core_has_no_choice() -> None:
+    assert run(ThreadChooser(1), {1: 1.0}, 100) == {1: 100}
