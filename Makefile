@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL ?= demo
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# setuptools warns of every editable install of a mapped package; the layout test guards what it warns of.
+PIP := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help serve install dev lint types test wheel bench clean

@@ -34,10 +34,15 @@ def resident_bytes() -> int:
 
 def measure(core: EngineCore, num_sequences: int, context: int) -> int:
     """Bring `num_sequences` sequences to `context` tokens, and weigh the process while all hold their slots."""
+    params = SamplingParams(max_tokens=2**30, temperature=0.0, ignore_eos=True)
     rng = random.Random(context)
     for i in range(num_sequences):
-        prompt = [rng.randrange(core.info.vocab_size) for _ in range(context - NUM_DECODED)]
-        core.add(f"{context}-{i}", prompt, SamplingParams(max_tokens=2**30, temperature=0.0, ignore_eos=True))
+        # Not kept here: half a million Python integers would be weighed with the engine.
+        core.add(
+            f"{context}-{i}",
+            [rng.randrange(core.info.vocab_size) for _ in range(context - NUM_DECODED)],
+            params,
+        )
     decoded = dict.fromkeys((f"{context}-{i}" for i in range(num_sequences)), 0)
     while min(decoded.values()) < NUM_DECODED:
         for output in core.step():
