@@ -9,6 +9,7 @@ from typing import Final
 import torch
 
 from remuda.engine.config import Backend, Device
+from remuda.engine.cores import available_cores
 from remuda.engine.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -66,18 +67,21 @@ def select_backend(name: Backend, device: torch.device) -> KernelBackend:
         raise ConfigError(f"backend {name} is not installed ({error}): pip install 'remuda[{name}]'") from error
 
 
-def set_num_threads(backend: KernelBackend, num_threads: int) -> None:
-    """Threads of torch and of the CPU kernels, which share one pool. Raises ConfigError above numba's limit."""
-    torch.set_num_threads(num_threads)
+def set_num_threads(backend: KernelBackend, wanted: int | None) -> None:
+    """Threads of torch and of the CPU kernels, which share one pool; by default the cores that there are.
+
+    Raises ConfigError where more are wanted than numba was started with.
+    """
+    num_threads = wanted or available_cores()
     if backend.name == "cpu":
         import numba
 
         limit: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-        if num_threads > limit:
-            raise ConfigError(
-                f"num_threads is {num_threads}, and numba was started with {limit} (NUMBA_NUM_THREADS)"
-            )
+        if wanted is not None and wanted > limit:
+            raise ConfigError(f"num_threads is {wanted}, and numba was started with {limit} (NUMBA_NUM_THREADS)")
+        num_threads = min(num_threads, limit)
         numba.set_num_threads(num_threads)
+    torch.set_num_threads(num_threads)
 
 
 def load_kernels(name: str) -> KernelBackend:

@@ -1,6 +1,6 @@
 """Configuration: what the checkpoint says of the model, and what the user says of the engine. No torch here."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -64,6 +64,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
+        for name, kind in (("device", Device), ("backend", Backend), ("dtype", Dtype), ("state_dtype", Dtype)):
+            choice, allowed = getattr(self, name), get_args(kind)
+            if choice not in allowed:
+                raise ConfigError(f"{name} must be one of {', '.join(allowed)}, not {choice!r}")
         for name in (
             "num_slots",
             "state_memory",

@@ -98,6 +98,8 @@ class EngineCore:
         return outputs
 
     def _finish_unsampled(self, chunk: PrefillChunk, sequence: Sequence) -> SequenceOutput:
+        if not chunk.request.is_healthy:
+            return self._fail(sequence)
         self._scheduler.finish(sequence)
         output = SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="length")
         self._attach_prompt_logprobs(output, chunk.request)
@@ -106,10 +108,8 @@ class EngineCore:
     def _accept(self, sequence: Sequence, sampled: Sampled) -> SequenceOutput:
         """Take a drawn token into the sequence, or end it where its state has gone bad."""
         request = sequence.request
-        if not sampled.is_healthy:
-            self._scheduler.finish(sequence)
-            error = f"the model gave logits that are not finite after {sequence.num_tokens} new tokens"
-            return SequenceOutput(request.request_id, sequence.index, [], finish_reason="error", error=error)
+        if not sampled.is_healthy or not request.is_healthy:
+            return self._fail(sequence)
         token = sequence.last_token = sampled.token
         sequence.num_tokens += 1
         logprobs = None if sampled.logprobs is None else [sampled.logprobs]
@@ -120,6 +120,11 @@ class EngineCore:
         if reason is not None:
             self._scheduler.finish(sequence)
         return output
+
+    def _fail(self, sequence: Sequence) -> SequenceOutput:
+        self._scheduler.finish(sequence)
+        error = f"the model gave logits that are not finite after {sequence.num_tokens} new tokens"
+        return SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="error", error=error)
 
     def _finish_reason(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
         params = sequence.request.params

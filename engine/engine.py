@@ -1,13 +1,15 @@
 """The offline door: text or token ids in, text out, in this process, by the same core that serves HTTP."""
 
 import itertools
-from collections.abc import Iterator
+import operator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, SupportsIndex
 
 from remuda.engine.checkpoint.find import find_checkpoint
 from remuda.engine.config import EngineConfig, EngineInfo
-from remuda.engine.errors import ConfigError, UnhealthyStateError
+from remuda.engine.errors import ConfigError, InvalidRequestError, UnhealthyStateError
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.start import Progress, start_engine
 from remuda.engine.text_stream import TextStream
@@ -46,22 +48,32 @@ class _Run:
             if isinstance(prompt, str)
             else prompt
         )
-        engine.core.add(request_id, ids, params)
         self.request_id = request_id
         self.output = RequestOutput(ids, [Completion(i) for i in range(params.n)])
+        self.error: UnhealthyStateError | None = None
+        self._new_text: list[str] = []
         self._engine = engine
         self._streams = [TextStream(engine.tokenizer, params, ids) for _ in range(params.n)]
+        engine.core.add(request_id, ids, params)
 
     @property
     def is_finished(self) -> bool:
-        return all(completion.finish_reason is not None for completion in self.output.completions)
+        return self.error is not None or all(c.finish_reason is not None for c in self.output.completions)
 
-    def take(self, output: SequenceOutput) -> str:
-        """Add what a step brought; returns the new text of that sequence."""
+    def take_text(self) -> str:
+        """The text since the last call; of a request with one sequence. Raises UnhealthyStateError."""
+        text, self._new_text = "".join(self._new_text), []
+        if not text and self.error is not None:
+            raise self.error
+        return text
+
+    def take(self, output: SequenceOutput) -> None:
+        """Add what a step brought."""
         completion = self.output.completions[output.index]
         if output.finish_reason == "error":
             self._engine.core.abort(self.request_id)
-            raise UnhealthyStateError(output.error or "the engine ended the request")
+            self.error = UnhealthyStateError(output.error or "the engine ended the request")
+            return
         delta = self._streams[output.index].push(output.token_ids, output.finish_reason, output.stop_token)
         completion.text += delta.text
         completion.token_ids += output.token_ids
@@ -72,7 +84,7 @@ class _Run:
         if delta.stopped and output.finish_reason != "stop":
             completion.finish_reason = "stop"
             self._engine.core.abort(self.request_id, output.index)
-        return delta.text
+        self._new_text.append(delta.text)
 
 
 class Engine:
@@ -100,6 +112,7 @@ class Engine:
         self.tokenizer = load_tokenizer(find_checkpoint(config.model), config.tokenizer)
         check_tokenizer_fits(self.tokenizer, self.core.info.vocab_size)
         self._ids = itertools.count()
+        self._runs: dict[str, _Run] = {}
 
     @property
     def info(self) -> EngineInfo:
@@ -120,17 +133,19 @@ class Engine:
         each = params if isinstance(params, list) else [params or SamplingParams()] * len(many)
         if len(each) != len(many):
             raise ConfigError(f"{len(each)} sampling parameters were given for {len(many)} prompts")
-        runs: dict[str, _Run] = {}
+        runs: list[_Run] = []
+        waiting = deque(zip(many, each, strict=True))
         try:
-            for prompt, its_params in zip(many, each, strict=True):
-                run = self._start(prompt, its_params)
-                runs[run.request_id] = run
-            while any(not run.is_finished for run in runs.values()):
-                for output in self.core.step():
-                    runs[output.request_id].take(output)
+            while waiting or any(not run.is_finished for run in runs):
+                while waiting and self.core.num_waiting < self.core.info.max_queue:
+                    runs.append(self._start(*waiting.popleft()))
+                self._step()
         finally:
-            self._abort_unfinished(runs)
-        return [run.output for run in runs.values()]
+            self._end(runs)
+        for run in runs:
+            if run.error is not None:
+                raise run.error
+        return [run.output for run in runs]
 
     def generate_stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
         """Complete one prompt and yield its text as it comes; `n` must be 1. Leaving the loop aborts."""
@@ -140,23 +155,45 @@ class Engine:
         run = self._start(prompt, params)
         try:
             while not run.is_finished:
-                for output in self.core.step():
-                    if text := run.take(output):
-                        yield text
+                self._step()
+                if text := run.take_text():
+                    yield text
+            if text := run.take_text():
+                yield text
         finally:
-            self._abort_unfinished({run.request_id: run})
+            self._end([run])
 
     def _start(self, prompt: Prompt, params: SamplingParams) -> _Run:
-        return _Run(self, f"offline-{next(self._ids)}", prompt, params)
+        run = _Run(self, f"offline-{next(self._ids)}", prompt, params)
+        self._runs[run.request_id] = run
+        return run
 
-    def _abort_unfinished(self, runs: dict[str, _Run]) -> None:
-        for run in runs.values():
+    def _step(self) -> None:
+        """One step for everybody: a stream that is open beside this call gets its share too."""
+        for output in self.core.step():
+            self._runs[output.request_id].take(output)
+
+    def _end(self, runs: list[_Run]) -> None:
+        for run in runs:
             self.core.abort(run.request_id)
+            del self._runs[run.request_id]
 
 
 def _as_list(prompts: Prompt | list[str] | list[list[int]]) -> list[Prompt]:
+    """The prompts as a list of texts and lists of ids. Raises InvalidRequestError for a mixture of levels."""
     if isinstance(prompts, str):
         return [prompts]
-    if prompts and isinstance(prompts[0], int):
-        return [[int(token) for token in prompts if isinstance(token, int)]]
-    return [prompt for prompt in prompts if not isinstance(prompt, int)]
+    if prompts and all(isinstance(item, SupportsIndex) for item in prompts):
+        return [[operator.index(item) for item in prompts if isinstance(item, SupportsIndex)]]
+    many: list[Prompt] = []
+    for position, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            many.append(prompt)
+        elif isinstance(prompt, Iterable) and all(isinstance(token, SupportsIndex) for token in prompt):
+            many.append([operator.index(token) for token in prompt])
+        else:
+            kind = type(prompt).__name__
+            raise InvalidRequestError(
+                f"prompt {position} is neither text nor token ids, but {kind}", param="prompt"
+            )
+    return many

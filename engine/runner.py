@@ -107,7 +107,7 @@ class Runner:
             assert sequence.slot is not None
             self._pool.copy(first.slot, sequence.slot)
         for sequence in chunk.request.sequences:
-            self._sampler.start(sequence)
+            self._sampler.start(sequence, self._device)
 
     def _read_prompt_logprobs(self, chunk: PrefillChunk, hidden: torch.Tensor) -> None:
         """Row i of `hidden` (end - start, M) predicts prompt token start + i + 1; the last may predict none."""
@@ -118,6 +118,7 @@ class Runner:
             block = targets[first : first + _LOGPROB_ROWS]
             logits = self._model.logits(hidden[first : first + len(block)])[:, :vocab_size]
             logprobs = torch.log_softmax(logits, dim=1)
+            request.is_healthy &= bool(torch.isfinite(logits.sum()))
             request.prompt_logprobs += token_logprobs(logprobs, block, request.params.prompt_logprobs or 0)
 
 

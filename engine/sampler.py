@@ -11,6 +11,8 @@ from remuda.engine.wire import TokenLogprobs
 
 # Enough candidates for most filters; rows whose filters leave more are drawn again from 16 times as many.
 _NUM_CANDIDATES: Final = 256
+# Logits divided by less than this would overflow float32, and no other token would ever be drawn.
+_GREEDY_BELOW: Final = 1e-5
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,14 @@ class Sampler:
             if healthy[i] and _is_adjusted(sequence):
                 self._adjust(logits[i], sequence)
         tokens: list[int] = logits.argmax(dim=1).tolist()
-        drawn = [i for i, s in enumerate(sequences) if healthy[i] and s.request.params.temperature > 0]
+        drawn = [i for i, s in enumerate(sequences) if healthy[i] and not _is_greedy(s.request.params)]
         for kind in (False, True):
             rows = [i for i in drawn if _is_filtered(sequences[i].request.params) is kind]
             if rows:
                 params = [sequences[i].request.params for i in rows]
-                uniforms = torch.tensor([sequences[i].uniform() for i in rows], dtype=torch.float64)
+                uniforms = torch.tensor(
+                    [sequences[i].uniform() for i in rows], dtype=torch.float64, device=logits.device
+                )
                 draw = _draw_filtered if kind else _draw
                 for i, token in zip(rows, draw(logits[rows], params, uniforms), strict=True):
                     tokens[i] = token
@@ -65,13 +69,14 @@ class Sampler:
             results.append(Sampled(token if healthy[i] else 0, healthy[i], logprobs))
         return results
 
-    def start(self, sequence: Sequence) -> None:
+    def start(self, sequence: Sequence, device: torch.device) -> None:
         """Count the prompt's tokens, where the sequence's penalties will ask for them."""
         params = sequence.request.params
         if params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0:
             in_prompt = torch.zeros(self._vocab_size, dtype=torch.bool)
             in_prompt[torch.from_numpy(sequence.request.prompt).long()] = True
-            sequence.counts = TokenCounts(in_prompt, torch.zeros(self._vocab_size, dtype=torch.int32))
+            drawn = torch.zeros(self._vocab_size, dtype=torch.int32, device=device)
+            sequence.counts = TokenCounts(in_prompt.to(device), drawn)
 
     def _adjust(self, row: torch.Tensor, sequence: Sequence) -> None:
         """Penalties, biases and held-back stop tokens, in place on one row (V,)."""
@@ -80,11 +85,11 @@ class Sampler:
         if counts is not None:
             if params.repetition_penalty != 1:
                 seen = counts.in_prompt | (counts.drawn > 0)
-                scale = torch.where(row > 0, 1 / params.repetition_penalty, params.repetition_penalty)
-                row.mul_(torch.where(seen, scale, 1.0))
+                penalty = params.repetition_penalty
+                row.copy_(torch.where(seen, torch.where(row > 0, row / penalty, row * penalty), row))
             row.sub_(params.frequency_penalty * counts.drawn + params.presence_penalty * (counts.drawn > 0))
         if params.logit_bias:
-            row[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()))
+            row[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()), device=row.device)
         if sequence.num_tokens < params.min_tokens:
             held = params.stop_token_ids if params.ignore_eos else params.stop_token_ids + self._eos_token_ids
             row[list(held)] = -torch.inf
@@ -95,19 +100,23 @@ def _is_adjusted(sequence: Sequence) -> bool:
     return sequence.counts is not None or bool(params.logit_bias) or sequence.num_tokens < params.min_tokens
 
 
+def _is_greedy(params: SamplingParams) -> bool:
+    return params.temperature < _GREEDY_BELOW
+
+
 def _is_filtered(params: SamplingParams) -> bool:
     return params.top_k > 0 or params.top_p < 1 or params.min_p > 0
 
 
 def _draw(logits: torch.Tensor, params: list[SamplingParams], uniforms: torch.Tensor) -> list[int]:
     """Invert the cumulative distribution of each row of logits (R, V) at its number of `uniforms` (R,)."""
-    logits = logits / _column(params, "temperature")
+    logits = logits / _column(params, "temperature", logits.device)
     return _invert(torch.softmax(logits, dim=1), uniforms).tolist()
 
 
 def _draw_filtered(logits: torch.Tensor, params: list[SamplingParams], uniforms: torch.Tensor) -> list[int]:
     """`_draw` among what top_k, then top_p, then min_p leave of each row."""
-    logits = logits / _column(params, "temperature")
+    logits = logits / _column(params, "temperature", logits.device)
     tokens = [0] * len(params)
     open_rows, count = list(range(len(params))), _NUM_CANDIDATES
     while open_rows:
@@ -128,12 +137,13 @@ def _candidates(
     whether they hold all that the filters leave (R,). The first always keeps its mass."""
     values, order = torch.topk(logits, count, dim=1)
     probs = torch.exp(values - torch.logsumexp(logits, dim=1, keepdim=True)).double()
-    top_k = torch.tensor([p.top_k if p.top_k > 0 else logits.shape[1] for p in params])[:, None]
-    probs = torch.where(torch.arange(count) < top_k, probs, 0.0)
+    device = logits.device
+    top_k = torch.tensor([p.top_k if p.top_k > 0 else logits.shape[1] for p in params], device=device)[:, None]
+    probs = torch.where(torch.arange(count, device=device) < top_k, probs, 0.0)
     # top_p applies to the mass that top_k left; where top_k left more than the candidates, all are looked at.
     left = torch.where(top_k <= count, probs.sum(dim=1, keepdim=True), 1.0)
     is_enough = (top_k[:, 0] <= count) | (count == logits.shape[1])
-    top_p, min_p = _column(params, "top_p").double(), _column(params, "min_p").double()
+    top_p, min_p = _column(params, "top_p", device).double(), _column(params, "min_p", device).double()
     # Sums of float32 probabilities may miss 1 by rounding: top_p = 1 keeps everything.
     before = probs.cumsum(dim=1) - probs
     is_cut = (before >= top_p * left) & (top_p < 1)
@@ -143,9 +153,9 @@ def _candidates(
     return torch.where(is_cut, 0.0, probs), order, is_enough
 
 
-def _column(params: list[SamplingParams], name: str) -> torch.Tensor:
+def _column(params: list[SamplingParams], name: str, device: torch.device) -> torch.Tensor:
     """A field of each row's parameters, (R, 1) float32."""
-    return torch.tensor([getattr(p, name) for p in params], dtype=torch.float32)[:, None]
+    return torch.tensor([getattr(p, name) for p in params], dtype=torch.float32, device=device)[:, None]
 
 
 def _invert(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
@@ -155,13 +165,13 @@ def _invert(probs: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """
     mass = probs.cumsum(dim=1, dtype=torch.float64)
     index = torch.searchsorted(mass, uniforms[:, None] * mass[:, -1:], right=True)
-    last = torch.where(probs > 0, torch.arange(probs.shape[1]), 0).amax(dim=1, keepdim=True)
+    last = torch.where(probs > 0, torch.arange(probs.shape[1], device=probs.device), 0).amax(dim=1, keepdim=True)
     return torch.minimum(index, last)[:, 0]
 
 
 def token_logprobs(logprobs: torch.Tensor, tokens: list[int], num_top: int) -> list[TokenLogprobs]:
     """Describe `tokens` under the rows (R, V) of log-probabilities, with the `num_top` likeliest of each row."""
-    chosen = logprobs[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
+    chosen = logprobs.gather(1, torch.tensor(tokens, device=logprobs.device)[:, None])[:, 0].tolist()
     values, ids = torch.topk(logprobs, min(num_top, logprobs.shape[1]), dim=1)
     return [
         TokenLogprobs(token, value, list(zip(top_ids, top_values, strict=True)))

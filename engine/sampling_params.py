@@ -20,7 +20,7 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of one request. Names and meanings follow the OpenAI API and vLLM's extras.
 
-    temperature: 0 is greedy; above, logits are divided by it.
+    temperature: 0 (and less than 1e-5) is greedy; above, logits are divided by it.
     top_p, top_k, min_p: keep the smallest set of mass `top_p`, the `top_k` likeliest (0: all), and
         tokens at least `min_p` times as likely as the likeliest. Applied in the order k, p, min_p,
         all after the temperature.
@@ -57,11 +57,13 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
+        self._take_plain_forms()
+        self._check_types()
         _check_float("temperature", self.temperature, 0.0, 2.0)
         _check_float("top_p", self.top_p, 0.0, 1.0, low_open=True)
         _check_int("top_k", self.top_k, -1, INT64_MAX)
         _check_float("min_p", self.min_p, 0.0, 1.0)
-        _check_float("repetition_penalty", self.repetition_penalty, 0.0, 100.0, low_open=True)
+        _check_float("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         _check_float("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _check_float("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         if self.seed is not None:
@@ -84,6 +86,30 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         for bias in self.logit_bias.values():
             _check_float("logit_bias", bias, -100.0, 100.0)
 
+    def _take_plain_forms(self) -> None:
+        """A stop string alone, and lists where tuples stand, are meant as the obvious."""
+        for name in ("stop", "stop_token_ids"):
+            value: object = getattr(self, name)
+            if name == "stop" and isinstance(value, str):
+                value = (value,)
+            if not isinstance(value, tuple | list):
+                raise InvalidRequestError(f"{name} must be a list, not {value!r}", param=name)
+            msgspec.structs.force_setattr(self, name, tuple(value))
+
+    def _check_types(self) -> None:
+        """The constructor of a Struct takes anything; a wrong type must not get as far as a running batch."""
+        for name, allowed in _TYPES.items():
+            value = getattr(self, name)
+            items = value if isinstance(value, tuple) else (value,)
+            for item in items:
+                # True is an int to Python, and a mistake here.
+                if not isinstance(item, allowed) or (isinstance(item, bool) and bool not in allowed):
+                    kind = type(item).__name__
+                    raise InvalidRequestError(f"{name} has the wrong type, {kind}", param=name)
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, int) or not isinstance(bias, int | float):
+                raise InvalidRequestError(f"logit_bias must map ids to numbers, not {token!r}", param="logit_bias")
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InvalidRequestError for an id of `logit_bias` or `stop_token_ids` outside [0, vocab_size)."""
         for name in ("logit_bias", "stop_token_ids"):
@@ -92,6 +118,31 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
                     raise InvalidRequestError(
                         f"{name}: token id {token} is outside the vocabulary [0, {vocab_size})", param=name
                     )
+
+
+_NUMBER = (int, float)
+_OPTIONAL_INT = (int, type(None))
+# Of tuples, the type of each item.
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "temperature": _NUMBER,
+    "top_p": _NUMBER,
+    "top_k": (int,),
+    "min_p": _NUMBER,
+    "repetition_penalty": _NUMBER,
+    "presence_penalty": _NUMBER,
+    "frequency_penalty": _NUMBER,
+    "logit_bias": (dict,),
+    "seed": _OPTIONAL_INT,
+    "stop": (str,),
+    "stop_token_ids": (int,),
+    "ignore_eos": (bool,),
+    "min_tokens": (int,),
+    "max_tokens": (int,),
+    "n": (int,),
+    "logprobs": _OPTIONAL_INT,
+    "prompt_logprobs": _OPTIONAL_INT,
+    "skip_special_tokens": (bool,),
+}
 
 
 def _check_float(name: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:

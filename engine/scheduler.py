@@ -68,7 +68,8 @@ class Scheduler:
         return self._requests.get(request_id)
 
     def add(self, request: Request) -> None:
-        """Queue a request. Raises QueueFullError at the limit."""
+        """Queue a request. Raises QueueFullError where as many as may wait have found no slot."""
+        self._admit()
         if len(self._waiting) >= self._max_queue:
             raise QueueFullError(f"{len(self._waiting)} requests are waiting, the limit is {self._max_queue}")
         self._requests[request.request_id] = request
@@ -76,11 +77,7 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         """Admit who can be admitted, and share the step's tokens out: decode first, then prompts in order."""
-        while self._waiting and len(self._waiting[0].sequences) <= self._pool.num_free:
-            request = self._waiting.popleft()
-            for sequence in request.sequences:
-                sequence.slot = self._pool.allocate()
-            self._prefilling.append(request)
+        self._admit()
         budget = self._max_batch_tokens - len(self._decoding)
         chunks = []
         for request in self._prefilling:
@@ -91,6 +88,14 @@ class Scheduler:
             chunks.append(PrefillChunk(request, start, start + size))
             budget -= size
         return Plan(list(self._decoding), chunks)
+
+    def _admit(self) -> None:
+        """Give slots to those who wait, in order, as far as they go."""
+        while self._waiting and len(self._waiting[0].sequences) <= self._pool.num_free:
+            request = self._waiting.popleft()
+            for sequence in request.sequences:
+                sequence.slot = self._pool.allocate()
+            self._prefilling.append(request)
 
     def advance(self, chunk: PrefillChunk) -> None:
         """Note that a chunk was computed; after the last one the request's sequences decode."""

@@ -57,6 +57,8 @@ class Request:
     params: SamplingParams
     num_prompt_tokens: int
     num_computed: int = 0
+    # False once logits of the prompt were not finite.
+    is_healthy: bool = True
     sequences: list[Sequence] = field(default_factory=list)
     # One entry per prompt token read so far, where the request asks for them.
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])

@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -14,7 +15,6 @@ from remuda.engine.checkpoint.find import find_checkpoint
 from remuda.engine.checkpoint.read import read_model_config, read_weights
 from remuda.engine.config import EngineConfig, EngineInfo
 from remuda.engine.core import EngineCore
-from remuda.engine.cores import available_cores
 from remuda.engine.errors import ConfigError
 from remuda.engine.models.base import Model
 from remuda.engine.models.longhorn import Longhorn
@@ -40,7 +40,7 @@ def start_engine(config: EngineConfig, progress: Progress | None = None) -> Engi
     began = time.monotonic()
     device = resolve_device(config.device)
     backend = select_backend(config.backend, device)
-    set_num_threads(backend, config.num_threads or available_cores())
+    set_num_threads(backend, config.num_threads)
     dtype, state_dtype = _resolve_dtypes(config, device, backend)
 
     progress("finding the checkpoint", 0.0)
@@ -159,17 +159,16 @@ def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free: int = psutil.virtual_memory().available
-    return min(free, _cgroup_limit() or free)
+    return min(free, _free_in_container() or free)
 
 
-def _cgroup_limit() -> int | None:
-    """Memory limit of the container (cgroup v2), if there is one."""
+def _free_in_container(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What the container's memory limit (cgroup v2) leaves, if there is one."""
     try:
-        with open("/sys/fs/cgroup/memory.max") as file:
-            text = file.read().strip()
+        limit, used = (cgroup / "memory.max").read_text().strip(), int((cgroup / "memory.current").read_text())
     except OSError:
         return None
-    return None if text == "max" else int(text)
+    return None if limit == "max" else max(0, int(limit) - used)
 
 
 def _describe(device: torch.device) -> str:

@@ -39,7 +39,7 @@ numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ign
 
 def _find_cache() -> None:
     """Give numba a private folder for this process where it could write neither beside us nor in the home."""
-    places = (Path(__file__).parent, Path.home())
+    places = (Path(__file__).parent, os.path.expanduser("~"))
     if numba.config.CACHE_DIR or any(os.access(place, os.W_OK) for place in places):  # type: ignore[attr-defined]
         return
     # Not a shared one under a known name: what numba reads from its cache, it executes.

@@ -1,6 +1,7 @@
 """The engine's life: every request ends, every slot comes back, and neighbours change nothing."""
 
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -152,8 +153,10 @@ def test_bad_requests_are_refused_and_leave_nothing() -> None:
     core.add("a", [1], greedy())
     with pytest.raises(InvalidRequestError, match="in use"):
         core.add("a", [1], greedy())
+    core.add("b", [1], greedy())
+    core.add("c", [1], greedy())
     with pytest.raises(QueueFullError):
-        core.add("b", [1], greedy())
+        core.add("d", [1], greedy())
     assert len(tokens_of(finish(core)[("a", 0)])) == 6
     assert core.num_free_slots == 2
 
@@ -178,37 +181,65 @@ def test_one_sequence_with_a_bad_state_ends_alone() -> None:
     assert tokens_of(again[("x", 0)]) == tokens_of(again[("y", 0)]) == expected
 
 
+@pytest.mark.parametrize("max_tokens", [0, 3])
+def test_a_prompt_whose_logits_go_bad_is_an_error_and_not_a_score(max_tokens: int) -> None:
+    core = make_core(prefill_chunk=2)
+    core.add("a", [1, 2, 3, 4], greedy(max_tokens=max_tokens, prompt_logprobs=0))
+    core.step()
+    victim = core._scheduler.get("a")
+    assert victim is not None
+    core._pool.layers[0]["h"][victim.sequences[0].slot].fill_(torch.nan)
+    (last,) = finish(core)[("a", 0)]
+    assert (last.finish_reason, last.prompt_logprobs) == ("error", None)
+    assert core.num_free_slots == 4
+
+
+def phase_of(core: EngineCore, name: str) -> str:
+    request = core._scheduler.get(name)
+    assert request is not None
+    if request.sequences[0].slot is None and request.num_computed == 0:
+        return "queue"
+    return "prefill" if request.is_prefilling else "decode"
+
+
 def test_a_thousand_requests_of_which_a_third_is_aborted() -> None:
     rng = random.Random(0)
-    core = make_core(num_slots=16, max_batch_tokens=64, prefill_chunk=16, max_queue=2000)
-    prompts = {
-        f"r{i}": [rng.randrange(37) for _ in range(rng.choice((1, 3, 15, 16, 17, 40)))] for i in range(1000)
-    }
-    params = {name: greedy(max_tokens=rng.choice((0, 1, 5, 12)), n=rng.choice((1, 1, 1, 2))) for name in prompts}
-    doomed = set(rng.sample(sorted(prompts), 300))
+    core = make_core(num_slots=16, max_batch_tokens=40, prefill_chunk=8)
+    names = [f"r{i}" for i in range(1000)]
+    prompts = {name: [rng.randrange(37) for _ in range(rng.choice((1, 3, 15, 16, 17, 40)))] for name in names}
+    params = {name: greedy(max_tokens=rng.choice((0, 1, 5, 12)), n=rng.choice((1, 1, 1, 2))) for name in names}
+    doomed = set(rng.sample(names, 300))
+    # These live long enough for their moment to come, after so many steps; of some only one choice is ended.
+    params |= {name: greedy(max_tokens=60, n=rng.choice((1, 2))) for name in doomed}
+    steps_left = {name: rng.choice((0, 1, 2, 4, 9, 20)) for name in doomed}
+    only_index = {name: 1 for name in doomed if params[name].n == 2 and rng.random() < 0.5}
+    phases: Counter[str] = Counter()
     gathered: dict[tuple[str, int], list[SequenceOutput]] = {}
-    aborted = set()
-    waiting = list(prompts)
+    ended: set[tuple[str, int]] = set()
+    waiting, live = list(names), set()
     while waiting or core.has_work:
-        for name in waiting[: rng.randrange(12)]:
+        while waiting and core.num_waiting < 4:
+            name = waiting.pop()
             core.add(name, prompts[name], params[name])
-            waiting.remove(name)
-            # Some are aborted in the queue, the others later, wherever they happen to be.
-            if name in doomed and rng.random() < 0.3:
-                core.abort(name)
-                aborted.add(name)
-        for name in [n for n in doomed - aborted if n not in waiting and rng.random() < 0.15]:
-            core.abort(name)
-            aborted.add(name)
+            live.add(name)
+        for name in sorted(live & set(steps_left)):
+            steps_left[name] -= 1
+            if steps_left[name] < 0 and core.holds(name):
+                phases[phase_of(core, name) + (" of one choice" if name in only_index else "")] += 1
+                core.abort(name, only_index.get(name))
+                ended |= {(name, i) for i in range(params[name].n) if only_index.get(name, i) == i}
+                del steps_left[name]
         for output in core.step():
-            assert output.request_id not in aborted
+            assert (output.request_id, output.index) not in ended
             gathered.setdefault((output.request_id, output.index), []).append(output)
     assert core.num_free_slots == 16
     assert (core.num_waiting, core.num_running) == (0, 0)
-    for name in set(prompts) - aborted:
-        for index in range(params[name].n):
+    assert min(phases[phase] for phase in ("queue", "prefill", "decode")) >= 20
+    assert phases["decode of one choice"] >= 10
+    for name in names:
+        for index in set(range(params[name].n)) - {i for n, i in ended if n == name}:
             outputs = gathered[(name, index)]
             assert outputs[-1].finish_reason == "length"
             assert len(tokens_of(outputs)) == params[name].max_tokens
-    for name in sorted(set(prompts) - aborted):
+    for name in sorted(set(names) - doomed):
         assert tokens_of(gathered[(name, 0)]) == alone(core, prompts[name], params[name])

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file
 
@@ -82,6 +83,31 @@ def test_leaving_a_stream_frees_its_slot(engine: Engine) -> None:
     assert engine.core.num_free_slots == 64
 
 
+def test_open_streams_and_calls_beside_them_do_not_disturb_each_other(engine: Engine) -> None:
+    params = SamplingParams(temperature=0.0, max_tokens=20)
+    expected = [engine.generate(text, params)[0].completions[0].text for text in ("Once", "The dog")]
+    first, second = engine.generate_stream("Once", params), engine.generate_stream("The dog", params)
+    texts = [next(first), next(second)]
+    assert engine.generate("Once", params)[0].completions[0].text == expected[0]
+    texts = [texts[0] + "".join(first), texts[1] + "".join(second)]
+    assert texts == expected
+    assert engine.core.num_free_slots == 64
+
+
+def test_more_prompts_than_the_queue_holds() -> None:
+    engine = Engine("demo", num_slots=2, max_queue=1)
+    results = engine.generate(["a", "b", "c", "d", "e"], SamplingParams(max_tokens=2, ignore_eos=True))
+    assert [len(result.completions[0].token_ids) for result in results] == [2] * 5
+
+
+def test_a_mixture_of_prompts_names_the_odd_one(engine: Engine) -> None:
+    params = SamplingParams(max_tokens=1)
+    assert len(engine.generate(["Once", [1, 2]], params)) == 2  # type: ignore[list-item]
+    assert engine.generate([np.int64(5), 6], params)[0].prompt_token_ids == [5, 6]  # type: ignore[list-item]
+    with pytest.raises(InvalidRequestError, match="prompt 1 is neither text nor token ids, but int"):
+        engine.generate(["Once", 5], params)  # type: ignore[list-item]
+
+
 def test_a_bad_prompt_among_good_ones_leaves_nothing_running(engine: Engine) -> None:
     with pytest.raises(InvalidRequestError, match="2048 is outside the vocabulary"):
         engine.generate([[1, 2], [2048]])
@@ -109,6 +135,10 @@ def test_options_that_cannot_be_honoured() -> None:
         Engine("demo", num_slots=0)
     with pytest.raises(ConfigError, match="not both"):
         Engine(EngineConfig(), num_slots=3)
+    with pytest.raises(ConfigError, match="device must be one of auto, cpu, cuda, not 'gpu'"):
+        Engine("demo", device="gpu")
+    with pytest.raises(ConfigError, match="state_dtype must be one of"):
+        Engine("demo", backend="reference", state_dtype="int8")
     with pytest.raises(ConfigError, match=r"num_slots \(3\) or state_memory"):
         Engine("demo", num_slots=3, state_memory=10**9)
     with pytest.raises(ConfigError, match="num_threads is 4096"):

@@ -31,7 +31,7 @@ def sequence(prompt: tuple[int, ...] = (1, 2), seed: int = 0, **params: object) 
 def draw(one: Sequence, logits: torch.Tensor = LOGITS, times: int = 1, eos: tuple[int, ...] = ()) -> list[int]:
     sampler = Sampler(VOCAB, eos)
     if one.num_tokens == 0:
-        sampler.start(one)
+        sampler.start(one, torch.device("cpu"))
     tokens = []
     for _ in range(times):
         tokens.append(sampler.sample(logits[None].clone(), [one])[0].token)
@@ -113,7 +113,7 @@ def test_a_wide_vocabulary_is_filtered_beyond_the_first_candidates() -> None:
     wide = 5000
     one = sequence(temperature=1.0, top_p=0.9)
     sampler = Sampler(wide, ())
-    sampler.start(one)
+    sampler.start(one, torch.device("cpu"))
     tokens = set()
     for _ in range(1500):
         tokens.add(sampler.sample(torch.zeros(1, wide), [one])[0].token)
@@ -155,6 +155,19 @@ def test_logprobs_are_the_models_own_before_any_adjustment() -> None:
     assert result.logprobs.logprob == pytest.approx(float(expected[11]), rel=1e-6)
     assert [t for t, _ in result.logprobs.top] == expected.argsort(descending=True)[:3].tolist()
     assert [v for _, v in result.logprobs.top] == pytest.approx(expected.sort(descending=True)[0][:3].tolist())
+
+
+def test_a_tiny_temperature_is_greedy() -> None:
+    best = int(LOGITS.argmax())
+    for temperature in (1e-38, 1e-9, 9e-6, 1e-5):
+        for filters in ({}, {"top_k": 5}, {"top_p": 0.9}):
+            assert draw(sequence(temperature=temperature, **filters), times=3) == [best] * 3
+
+
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+def test_the_ends_of_the_penalties_range_leave_finite_choices(penalty: float) -> None:
+    tokens = draw(sequence(repetition_penalty=penalty, logprobs=1), LOGITS * 30, times=20)
+    assert all(0 <= token < VOCAB for token in tokens)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
@@ -208,7 +221,7 @@ def test_any_finite_logits_give_a_token_of_positive_probability(
         ("top_p", 1.1),
         ("top_k", -2),
         ("min_p", -0.1),
-        ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e-39),
         ("presence_penalty", 2.1),
         ("frequency_penalty", -2.1),
         ("seed", 2**63),
@@ -234,6 +247,36 @@ def test_values_out_of_range_name_the_field(field: str, value: object) -> None:
         SamplingParams(**{field: value})  # type: ignore[arg-type]
     assert caught.value.param == field
     assert len(str(caught.value)) < 200
+
+
+def test_a_stop_string_alone_and_lists_are_taken() -> None:
+    params = SamplingParams(stop="END", stop_token_ids=[5])  # type: ignore[arg-type]
+    assert (params.stop, params.stop_token_ids) == (("END",), (5,))
+    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", 2.5),
+        ("max_tokens", True),
+        ("n", "2"),
+        ("temperature", "hot"),
+        ("temperature", None),
+        ("stop", 5),
+        ("stop", [5]),
+        ("stop_token_ids", ["a"]),
+        ("seed", 1.0),
+        ("ignore_eos", 1),
+        ("logit_bias", {"a": 1.0}),
+        ("logit_bias", [1]),
+    ],
+    ids=str,
+)
+def test_wrong_types_name_the_field(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        SamplingParams(**{field: value})  # type: ignore[arg-type]
+    assert caught.value.param == field
 
 
 def test_ids_outside_the_vocabulary_name_the_field() -> None:

@@ -67,11 +67,13 @@ def test_who_finds_no_slot_waits_and_nobody_overtakes() -> None:
 
 
 def test_a_full_queue_refuses_and_keeps_nothing() -> None:
-    scheduler, _ = make(max_queue=1)
-    scheduler.add(request("a", 1))
-    with pytest.raises(QueueFullError, match="the limit is 1"):
-        scheduler.add(request("b", 1))
-    assert scheduler.get("b") is None
+    scheduler, _ = make(num_slots=2, max_queue=1)
+    # Two find slots and do not count; the third waits.
+    for name in ("a", "b", "c"):
+        scheduler.add(request(name, 1))
+    with pytest.raises(QueueFullError, match="1 requests are waiting, the limit is 1"):
+        scheduler.add(request("d", 1))
+    assert scheduler.get("d") is None
 
 
 @pytest.mark.parametrize("steps_before", [0, 1, 2])
