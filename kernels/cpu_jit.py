@@ -5,11 +5,11 @@ next where rows may lie apart. An integer crosses from Python into compiled code
 array, is never reference-counted, and other compiled code that calls kernels can keep whole models as
 tables of integers. Kernels write to memory of the caller and allocate nothing.
 
-Compiled kernels are cached beside their source. The cache notices an edit of the file that holds a kernel,
-but not of one that it calls into: after editing this file or cpu_math.py delete kernels/**/__pycache__/*.nbi.
+Compiled kernels are cached beside their source, and compiled anew after any edit of a CPU kernel's file.
 """
 
 import atexit
+import hashlib
 import os
 import shutil
 import tempfile
@@ -37,28 +37,52 @@ BLOCK: Final = 64
 numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
 
 
-def _find_cache() -> None:
-    """Give numba a private folder for this process where it could write neither beside us nor in the home."""
-    places = (Path(__file__).parent, os.path.expanduser("~"))
-    if numba.config.CACHE_DIR or any(os.access(place, os.W_OK) for place in places):  # type: ignore[attr-defined]
-        return
+@lru_cache(maxsize=1)
+def _cache_folder() -> str:
+    """Where compiled kernels are kept: one folder for each state of all CPU kernels' sources.
+
+    numba looks at the file of a kernel alone, and would run what it once inlined from other files for ever.
+    """
+    kernels = Path(__file__).parent
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(kernels.rglob("*cpu*.py")):
+        digest.update(path.name.encode() + path.read_bytes())
+    name = f"remuda-numba-{digest.hexdigest()[:16]}"
+    if numba.config.CACHE_DIR:  # type: ignore[attr-defined]
+        return os.path.join(numba.config.CACHE_DIR, name)  # type: ignore[attr-defined]
+    home = os.path.expanduser("~")
+    for place, folder in ((kernels, kernels / "__pycache__"), (home, os.path.join(home, ".cache"))):
+        if os.access(place, os.W_OK):
+            return os.path.join(folder, name)
     # Not a shared one under a known name: what numba reads from its cache, it executes.
-    folder = tempfile.mkdtemp(prefix="remuda-numba-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
+    private = tempfile.mkdtemp(prefix="remuda-numba-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return private
 
 
-_find_cache()
+def _compile(function: Callable[..., Any], **options: Any) -> Any:
+    elsewhere = numba.config.CACHE_DIR  # type: ignore[attr-defined]
+    folder = _cache_folder()
+    try:
+        numba.config.CACHE_DIR = folder  # type: ignore[attr-defined]
+        return numba.njit(cache=True, nogil=True, error_model="numpy", **options)(function)
+    finally:
+        numba.config.CACHE_DIR = elsewhere  # type: ignore[attr-defined]
 
 
 def serial(function: F) -> F:
     """Compile for one thread. IEEE arithmetic as written: no reassociation; division by zero is inf."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    return cast(F, _compile(function))
+
+
+def any_order(function: F) -> F:
+    """`serial`, but sums may be taken in any order, which vectorises them; NaN and infinity keep their meaning."""
+    return cast(F, _compile(function, fastmath={"contract", "reassoc", "nsz", "arcp"}))
 
 
 def parallel(function: F) -> F:
     """Compile with `prange` over threads. The cache keys by name: a kernel in both forms needs two names."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", parallel=True)(function))
+    return cast(F, _compile(function, parallel=True))
 
 
 def inlined(function: Callable[..., Any]) -> Any:

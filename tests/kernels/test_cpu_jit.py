@@ -102,7 +102,19 @@ def test_blocks_hold_zeros_beyond_the_channels(D: int) -> None:
 def test_compiled_kernels_find_a_private_cache_where_nothing_is_writable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", "")
     monkeypatch.setattr(cpu_jit.os, "access", lambda path, mode: False)
-    cpu_jit._find_cache()
-    folder = Path(numba.config.CACHE_DIR)
+    folder = Path(cpu_jit._cache_folder.__wrapped__())
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.rmdir()
+
+
+def test_an_edit_of_any_kernel_changes_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    (tmp_path / "linear").mkdir()
+    for name in ("cpu_jit.py", "linear/cpu.py"):
+        (tmp_path / name).write_text("a = 1")
+    monkeypatch.setattr(cpu_jit, "__file__", str(tmp_path / "cpu_jit.py"))
+    before = cpu_jit._cache_folder.__wrapped__()
+    assert cpu_jit._cache_folder.__wrapped__() == before
+    (tmp_path / "linear/cpu.py").write_text("a = 2")
+    assert cpu_jit._cache_folder.__wrapped__() != before
+    assert Path(before).parent == tmp_path / "__pycache__"
