@@ -9,15 +9,16 @@ import os
 import signal
 import sys
 from collections import defaultdict
-from typing import Final
 
 import msgspec
 import zmq
 
 from remuda.engine.config import EngineConfig
 from remuda.engine.core import EngineCore
-from remuda.engine.errors import InvalidRequestError, RemudaError
+from remuda.engine.errors import EngineDeadError, InvalidRequestError, RemudaError
 from remuda.engine.wire import (
+    HELLO,
+    AbortRequest,
     AddRequest,
     EngineFailed,
     EngineLoading,
@@ -30,8 +31,6 @@ from remuda.engine.wire import (
 )
 
 logger = logging.getLogger(__name__)
-
-HELLO: Final = b""
 
 
 class LaunchOrder(msgspec.Struct, frozen=True):
@@ -110,21 +109,29 @@ class EngineServer:
             self._workers.add(worker)
             self._send(worker, self._status)
             return
-        core = self._core
-        assert core is not None, "a worker sends requests only after EngineReady"
         message = self._decoder.decode(frame)
-        if not isinstance(message, AddRequest):
-            core.abort(message.request_id, message.index)
-            self._forget_ended(message.request_id)
-            return
+        if isinstance(message, AddRequest):
+            self._add(worker, message)
+        else:
+            self._abort(message)
+
+    def _add(self, worker: bytes, request: AddRequest) -> None:
         try:
-            core.add(message.request_id, message.prompt, message.params)
+            if self._core is None:
+                raise EngineDeadError("the engine has not started")
+            self._core.add(request.request_id, request.prompt, request.params)
         except RemudaError as error:
             param = error.param if isinstance(error, InvalidRequestError) else None
             kind = type(error).__name__
-            self._send(worker, RequestRejected(message.request_id, kind, str(error), param))
+            self._send(worker, RequestRejected(request.request_id, kind, str(error), param))
         else:
-            self._owners[message.request_id] = worker
+            self._owners[request.request_id] = worker
+
+    def _abort(self, request: AbortRequest) -> None:
+        # While the engine loads there is nothing to end: such an abort was meant for the engine before.
+        if self._core is not None:
+            self._core.abort(request.request_id, request.index)
+            self._forget_ended(request.request_id)
 
     def _send_outputs(self, outputs: list[SequenceOutput]) -> None:
         core = self._core

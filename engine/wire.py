@@ -1,15 +1,18 @@
 """The messages between API workers and the engine process: msgpack-encoded tagged structs, no behaviour."""
 
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from remuda.engine.config import EngineInfo
 from remuda.engine.sampling_params import SamplingParams
 
-# "stop": a stop token or an end-of-sequence id; "length": max_tokens; "abort": asked for by the worker;
-# "error": this sequence failed and `error` says why.
-FinishReason = Literal["stop", "length", "abort", "error"]
+# A worker's first message: from then on it hears how the engine is.
+HELLO: Final = b""
+
+# "stop": a stop token or an end-of-sequence id; "length": max_tokens; "error": this sequence
+# failed and `error` says why.
+FinishReason = Literal["stop", "length", "error"]
 
 
 class AddRequest(msgspec.Struct, frozen=True, tag="add"):

@@ -27,6 +27,8 @@ ENGINE_COMMAND: Final = (sys.executable, "-m", "remuda.engine.process")
 # The engine that ends for this many times within the window is not started again.
 MAX_CRASHES: Final = 5
 CRASH_WINDOW_S: Final = 60.0
+# Nor is one that ends so often in a row before it was ready, however long each start takes.
+MAX_FAILED_STARTS: Final = 3
 _STOP_GRACE_S: Final = 5.0
 # sun_path of a Unix socket holds 107 bytes and a zero.
 _MAX_SOCKET_PATH_BYTES: Final = 107
@@ -57,6 +59,7 @@ class EngineSupervisor:
         self._ended = asyncio.Event()
         self._crashes: deque[float] = deque()
         self._num_started = 0
+        self._num_starts_since_ready = 0
         self._was_ready = False
         self._is_stopping = False
         link.listeners.append(self._on_link_change)
@@ -70,6 +73,7 @@ class EngineSupervisor:
         """Spawn the engine and connect the link. Raises ConfigError where no socket can be made for it."""
         # Each life of the engine has its own address, so that nothing meant for one reaches the next.
         self._num_started += 1
+        self._num_starts_since_ready += 1
         path = Path(self._directory.name) / f"engine-{self._num_started}.sock"
         if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
             raise ConfigError(f"the temporary directory's name is too long for a socket: {path.parent}")
@@ -114,6 +118,7 @@ class EngineSupervisor:
     def _on_link_change(self) -> None:
         if self._link.status is EngineStatus.READY:
             self._was_ready = True
+            self._num_starts_since_ready = 0
         if self._link.failure is not None and self._process is not None:
             # It has told why it fails, and waits for the end of its stdin.
             _close_stdin(self._process)
@@ -138,6 +143,9 @@ class EngineSupervisor:
         logger.error("the engine process ended (%s), crash %d of %d", how, len(self._crashes), MAX_CRASHES)
         if len(self._crashes) >= MAX_CRASHES:
             self._give_up(f"the engine ended {MAX_CRASHES} times within {CRASH_WINDOW_S:g} s, last by {how}")
+            return
+        if self._num_starts_since_ready >= MAX_FAILED_STARTS:
+            self._give_up(f"the engine ended {MAX_FAILED_STARTS} times in a row while loading, last by {how}")
             return
         try:
             self.start()

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from remuda.engine.errors import EngineDeadError, UnhealthyStateError
+from remuda.engine.errors import UnhealthyStateError
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.text_stream import TextStream
 from remuda.engine.tokenizer import TokenIdTokenizer
@@ -60,7 +60,7 @@ class Generation:
     def feed(self, outputs: Sequence[SequenceOutput], handle: RequestHandle) -> Iterator[tuple[Choice, str]]:
         """Take what the engine sent; yields each choice with its new text, just as it is after that text.
 
-        Raises UnhealthyStateError or EngineDeadError where the engine ended a sequence by itself.
+        Raises UnhealthyStateError where the engine ended a sequence by itself.
         """
         for output in outputs:
             choice = self.choices[output.index]
@@ -71,8 +71,6 @@ class Generation:
             reason = output.finish_reason
             if reason == "error":
                 raise UnhealthyStateError(output.error or "the engine could not go on with this request")
-            if reason == "abort":
-                raise EngineDeadError("the engine ended the request")
             delta = choice.text_stream.push(output.token_ids, reason, output.stop_token)
             choice.num_tokens += delta.token_ids_consumed
             if output.logprobs is not None:

@@ -17,6 +17,7 @@ from remuda.engine.config import EngineInfo
 from remuda.engine.errors import EngineDeadError, RemudaError
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.wire import (
+    HELLO,
     AbortRequest,
     AddRequest,
     EngineFailed,
@@ -32,7 +33,6 @@ from remuda.server.errors import ServerUnavailableError, SlowClientError, typed_
 
 logger = logging.getLogger(__name__)
 
-HELLO: Final = b""
 # Messages taken in one go; then the requests get to run, so that a long stall here is not blamed on them.
 _MAX_MESSAGES_AT_ONCE: Final = 64
 # Outputs that may wait for a request that is stuck in sending, besides 64 per choice.
@@ -87,6 +87,9 @@ class RequestHandle:
 
     def abort_choice(self, choice: int) -> None:
         """End one choice, as a stop string does; what it still brings may be ignored."""
+        if self._error is not None:
+            # It has ended already; the engine that it ran in may be gone.
+            return
         prompt, index = divmod(choice, self._num_each)
         self._link.send(AbortRequest(self._request_ids[prompt], index))
 
@@ -148,7 +151,6 @@ class EngineLink:
         self.info: EngineInfo | None = None
         self.progress = EngineLoading("starting", 0.0)
         self.failure: EngineFailed | None = None
-        self.gauges = StepOutputs([])
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._routes: dict[str, tuple[RequestHandle, int]] = {}
@@ -184,7 +186,6 @@ class EngineLink:
         asyncio.get_running_loop().remove_reader(socket.fileno())
         socket.close()
         self.fail_all(error)
-        self.gauges = StepOutputs([])
         self._on_change()
 
     def close(self) -> None:
@@ -215,8 +216,8 @@ class EngineLink:
                 self.send(AbortRequest(request_id))
 
     def send(self, message: ToEngine) -> None:
-        """Send to the engine, if there is one."""
-        if self._socket is not None:
+        """Send to the engine; dropped while none is ready, which has nothing of ours to end."""
+        if self._socket is not None and self.status is EngineStatus.READY:
             self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
             if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 asyncio.get_running_loop().call_soon(self._drain)
@@ -259,7 +260,6 @@ class EngineLink:
                 self._on_change()
 
     def _deliver(self, step: StepOutputs) -> None:
-        self.gauges = step
         routes = self._routes
         for output in step.outputs:
             route = routes.get(output.request_id)

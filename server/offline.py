@@ -2,6 +2,7 @@
 
 import os
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +20,8 @@ from remuda.engine.wire import EngineLoading
 from remuda.server.loading_display import LoadingDisplay
 
 _MB: Final = 1_000_000
+# What a shell reports of a command that SIGPIPE ends.
+EXIT_BROKEN_PIPE: Final = 128 + 13
 
 
 def run_convert(src: str, dst: Path, *, tokenizer: str | None, dtype: str | None) -> int:
@@ -47,7 +50,7 @@ def run_convert(src: str, dst: Path, *, tokenizer: str | None, dtype: str | None
 
 
 def run_generate(config: EngineConfig, prompt: str, params: SamplingParams, *, is_chat: bool) -> int:
-    """Continue the prompt and write the text to stdout as it comes."""
+    """Continue the prompt and write the text to stdout as it comes, until its reader has gone."""
     os.environ.update(engine_environment())
     from remuda.engine.engine import Engine
 
@@ -59,10 +62,15 @@ def run_generate(config: EngineConfig, prompt: str, params: SamplingParams, *, i
 
         engine = Engine(config, progress=show)
     text_or_ids: str | list[int] = _chat_ids(engine.tokenizer, prompt) if is_chat else prompt
-    for text in engine.generate_stream(text_or_ids, params):
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
+    try:
+        for text in chain(engine.generate_stream(text_or_ids, params), "\n"):
+            sys.stdout.write(text)
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still in the buffer is written at exit; there it must not fail again.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
     return 0
 
 

@@ -15,6 +15,8 @@ AnyTokenizer = Tokenizer | TokenIdTokenizer
 
 # Choices of one HTTP request: prompts × n.
 MAX_CHOICES_PER_REQUEST: Final = 1024
+# Log-probabilities of prompt tokens in one HTTP request: tokens × (k + 1).
+MAX_PROMPT_LOGPROBS: Final = 1_000_000
 # Characters from which rendering and tokenizing leave the event loop (about 5 ms of work).
 _OFF_LOOP_CHARS: Final = 16_384
 # Message fields that carry nothing for a text model.
@@ -71,6 +73,24 @@ async def encode_prompts(
         ]
 
     return await _off_loop(encode_all) if num_chars > _OFF_LOOP_CHARS else encode_all()
+
+
+def check_num_prompt_logprobs(prompts: list[Prompt], num_top: int | None, param: str) -> None:
+    """Raise InvalidRequestError where a request asks for too many log-probabilities of prompt tokens.
+
+    num_top: how many of the likeliest at each token, besides its own; None: no log-probabilities.
+    param: the field that asked for them.
+    """
+    if num_top is None:
+        return
+    num_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+    num_logprobs = num_tokens * (num_top + 1)
+    if num_logprobs > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequestError(
+            f"{param}: {num_tokens} prompt tokens × ({num_top} + 1) = {num_logprobs} log-probabilities "
+            f"are more than the limit of {MAX_PROMPT_LOGPROBS}",
+            param=param,
+        )
 
 
 async def encode_chat(messages: list[ChatMessage], template: ChatTemplate, tokenizer: AnyTokenizer) -> Prompt:

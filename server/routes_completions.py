@@ -8,7 +8,12 @@ from fastapi import APIRouter, Response
 from remuda.server.completion_format import CompletionFormat
 from remuda.server.generation import Generation
 from remuda.server.json_body import StrictRoute
-from remuda.server.prompts import check_num_choices, encode_prompts, parse_prompts
+from remuda.server.prompts import (
+    check_num_choices,
+    check_num_prompt_logprobs,
+    encode_prompts,
+    parse_prompts,
+)
 from remuda.server.schemas import GENERATION_RESPONSES, CompletionRequest
 from remuda.server.sse import StreamResponse, WholeResponse
 from remuda.server.state import ServerState
@@ -29,6 +34,8 @@ def completion_routes(state: ServerState) -> APIRouter:
         params.check_vocabulary(vocab_size)
         add_bos = request.add_special_tokens is not False
         prompts = await encode_prompts(parsed, state.tokenizer, vocab_size, add_bos=add_bos)
+        asked_by = "logprobs" if request.prompt_logprobs is None else "prompt_logprobs"
+        check_num_prompt_logprobs(prompts, params.prompt_logprobs, asked_by)
 
         generation = Generation(prompts, params, state.tokenizer, echo=bool(request.echo))
         response_id = f"cmpl-{secrets.token_hex(12)}"

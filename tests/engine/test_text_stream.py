@@ -245,7 +245,7 @@ def test_stop_strings_see_special_tokens_where_they_are_shown() -> None:
 
 def test_after_the_finish_nothing_comes() -> None:
     stream = TextStream(BYTE_LEVEL, params())
-    stream.push(byte_ids("a"), "abort")
+    stream.push(byte_ids("a"), "length")
     assert stream.push(byte_ids("b"), "length") == TextDelta("", 0, False)
 
 

@@ -128,7 +128,7 @@ class FakeEngine:
         self.address = f"ipc://{Path(self._directory.name) / 'engine.sock'}"
         self._active: dict[str, tuple[bytes, Iterator[list[SequenceOutput]]]] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:

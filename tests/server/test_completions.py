@@ -6,6 +6,7 @@ import httpx2
 import openai
 import pytest
 
+from remuda.server import prompts
 from tests.server.fake_info import BOS
 from tests.server.fakes import TOKENIZER, AppServer, FakeEngine, eventually, ids, says
 
@@ -169,6 +170,34 @@ def test_prompt_logprobs(http: httpx2.Client) -> None:
     assert first is None
     assert second[str(ids("a")[0])] == {"logprob": -0.5, "rank": None, "decoded_token": "a"}
     assert third[str(ids("c")[0])] == {"logprob": -0.1, "rank": 1, "decoded_token": "c"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        # With the BOS, 21 tokens.
+        ({"prompt": "a" * 20, "prompt_logprobs": 4}, "prompt_logprobs"),
+        ({"prompt": "a" * 20, "echo": True, "logprobs": 4}, "logprobs"),
+        ({"prompt": ["a" * 9, "a" * 10], "prompt_logprobs": 4}, "prompt_logprobs"),
+        ({"prompt": "a" * 19, "prompt_logprobs": 4}, None),
+        ({"prompt": "a" * 20, "logprobs": 4}, None),
+        ({"prompt": "a" * 99, "prompt_logprobs": 0}, None),
+    ],
+    ids=str,
+)
+def test_number_of_prompt_logprobs_is_limited(
+    http: httpx2.Client, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], param: str | None
+) -> None:
+    assert prompts.MAX_PROMPT_LOGPROBS == 1_000_000
+    monkeypatch.setattr(prompts, "MAX_PROMPT_LOGPROBS", 100)
+    answer = http.post("/v1/completions", json={"model": "fake", "max_tokens": 1, **fields})
+    if param is None:
+        assert answer.status_code == 200
+        return
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param)
+    assert "21 prompt tokens × (4 + 1) = 105 " in error["message"]
+    assert "limit of 100" in error["message"]
 
 
 def test_zero_tokens(client: openai.OpenAI) -> None:

@@ -4,14 +4,20 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
+import zmq
 
 from remuda.engine.config import EngineConfig
+from remuda.engine.process import EngineServer
+from remuda.engine.sampling_params import SamplingParams
+from remuda.engine.wire import AbortRequest, AddRequest, FromEngine, RequestRejected
 from remuda.server import engine_process
-from remuda.server.engine_process import MAX_CRASHES, EngineSupervisor
+from remuda.server.engine_process import MAX_CRASHES, MAX_FAILED_STARTS, EngineSupervisor
 from remuda.server.link import EngineLink, EngineStatus
 
 ROOT = Path(__file__).parents[2]
@@ -82,15 +88,50 @@ def test_killed_engine_is_restarted(tmp_path: Path) -> None:
     run("serve", tmp_path, body)
 
 
-@pytest.mark.parametrize("behaviour", ["crash", "die"])
-def test_budget_of_restarts(tmp_path: Path, behaviour: str) -> None:
+def test_budget_of_restarts(tmp_path: Path) -> None:
     async def body(s: Supervised) -> None:
         await s.until(lambda: s.reasons != [])
         assert len(s.starts) == MAX_CRASHES
         assert f"{MAX_CRASHES} times" in s.reasons[0]
         assert s.link.status is EngineStatus.DOWN
 
-    run(behaviour, tmp_path, body)
+    run("die", tmp_path, body)
+
+
+def test_engine_that_dies_while_loading_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long each start takes: here every crash is the only one of its window."""
+    monkeypatch.setattr(engine_process, "CRASH_WINDOW_S", 0.0)
+
+    async def body(s: Supervised) -> None:
+        await s.until(lambda: s.reasons != [])
+        assert len(s.starts) == MAX_FAILED_STARTS
+        assert s.reasons == ["the engine ended 3 times in a row while loading, last by exit code 3"]
+        assert s.link.status is EngineStatus.DOWN
+
+    run("crash", tmp_path, body)
+
+
+def test_requests_to_a_loading_engine(tmp_path: Path) -> None:
+    """It does not mind an abort that was meant for the engine before it, and refuses what is new."""
+    parent_reads, parent_writes = os.pipe()
+    address = f"ipc://{tmp_path / 'socket'}"
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as worker:
+        router.linger = worker.linger = 0
+        router.bind(address)
+        worker.connect(address)
+        server = EngineServer(router, parent_reads)
+        for message in (AbortRequest("old"), AddRequest("new", [5], SamplingParams())):
+            worker.send(msgspec.msgpack.encode(message))
+        thread = threading.Thread(target=server.linger)
+        thread.start()
+        try:
+            assert worker.poll(10_000)
+            answer = msgspec.msgpack.decode(worker.recv(), type=FromEngine)
+        finally:
+            os.close(parent_writes)
+            thread.join()
+            os.close(parent_reads)
+    assert answer == RequestRejected("new", "EngineDeadError", "the engine has not started")
 
 
 def test_old_crashes_are_forgiven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +141,7 @@ def test_old_crashes_are_forgiven(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         await s.until(lambda: len(s.starts) > MAX_CRASHES)
         assert s.reasons == []
 
-    run("crash", tmp_path, body)
+    run("die", tmp_path, body)
 
 
 def test_failure_at_the_start_is_final(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -13,11 +15,13 @@ import psutil
 import pytest
 
 from remuda.server.cli import run
+from remuda.server.offline import EXIT_BROKEN_PIPE
 from tests.server.conftest import ServerProcess, serving
 from tests.server.fakes import eventually
 
 pytestmark = pytest.mark.e2e
 
+TINY = str(Path(__file__).parents[1] / "data" / "longhorn-tiny")
 ENDLESS = {
     "model": "demo",
     "prompt": "Once",
@@ -94,7 +98,8 @@ def test_second_signal_ends_at_once() -> None:
         assert reader.is_alive()
         assert server.stop(signal.SIGTERM) == 0
         reader.join(30)
-        assert ends != [None]
+        assert len(ends) == 1
+        assert isinstance(ends[0], openai.APIError | httpx2.HTTPError)
 
 
 def test_engine_ends_with_a_killed_server() -> None:
@@ -134,6 +139,35 @@ def test_generate(capfd: pytest.CaptureFixture[str]) -> None:
     chat = ["--chat", "--prompt", "Hi! How are you today?", "--temperature", "0", "--max-tokens", "30"]
     assert run(["generate", "demo", *chat]) == 0
     assert capfd.readouterr().out.startswith("I'm doing well, thank you!")
+
+
+def test_generate_into_a_pipe_that_closes() -> None:
+    command = [sys.executable, "-c", "from remuda.server.cli import main; main()", "generate", "demo"]
+    arguments = ["--prompt", "Once", "--max-tokens", "100000", "--ignore-eos"]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert len(process.stdout.read(5)) == 5
+        process.stdout.close()
+        message = process.stderr.read().decode()
+        assert process.wait(60) == EXIT_BROKEN_PIPE
+    assert "Traceback" not in message
+    assert "BrokenPipe" not in message
+
+
+def test_ids_of_the_padding_are_refused() -> None:
+    """The checkpoint has 101 tokens in 104 rows; nobody may ask for the other three."""
+    with serving(TINY, "--num-slots", "4") as server, server.http() as http:
+        base = {"model": "longhorn-tiny", "prompt": [5], "max_tokens": 2, "ignore_eos": True}
+        for fields, param in [({"logit_bias": {"102": 5}}, "logit_bias"), ({"prompt": [102]}, "prompt")]:
+            refused = http.post("/v1/completions", json={**base, **fields})
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+            assert "102" in refused.json()["error"]["message"]
+            answer = http.post("/v1/completions", json=base)
+            assert answer.status_code == 200
+            assert answer.json()["usage"]["completion_tokens"] == 2
+        last = http.post("/v1/completions", json={**base, "prompt": [100], "logit_bias": {"100": 5}})
+        assert last.status_code == 200
 
 
 def test_convert_and_serve_the_result(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

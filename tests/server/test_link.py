@@ -8,9 +8,11 @@ import pytest
 from remuda.engine.errors import EngineDeadError, InvalidRequestError, QueueFullError
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.wire import (
+    AbortRequest,
     AddRequest,
     EngineFailed,
     EngineLoading,
+    EngineReady,
     RequestRejected,
     SequenceOutput,
 )
@@ -182,6 +184,37 @@ def test_next_engine_after_death(engine: FakeEngine) -> None:
             while link.status is not EngineStatus.READY:
                 await asyncio.sleep(0.005)
             assert len(await take_all(link.submit("r", [[5]], PARAMS))) == 3
+        finally:
+            second.stop()
+
+    with_link(engine, body)
+
+
+def test_late_abort_does_not_reach_the_next_engine(engine: FakeEngine) -> None:
+    """A stop string may match in what the dead engine had sent, while the next one loads or is ready."""
+
+    async def body(link: EngineLink) -> None:
+        handle = link.submit("r", [[5]], PARAMS)
+        assert await handle.take(10) != []
+        link.disconnect(EngineDeadError("it died"))
+        second = FakeEngine()
+        second.status = EngineLoading("starting", 0.0)
+        try:
+            link.connect(second.address)
+            # Nothing at all is for an engine that loads.
+            link.send(AbortRequest("r-0"))
+            handle.abort_choice(0)
+            assert await asyncio.to_thread(eventually, lambda: second.hellos > 0)
+            assert link.status is EngineStatus.LOADING
+            link.disconnect(EngineDeadError("it died again"))
+            second.status = EngineReady(INFO)
+            link.connect(second.address)
+            while link.status is not EngineStatus.READY:
+                await asyncio.sleep(0.005)
+            handle.abort_choice(0)
+            # What was sent before it would have come before it.
+            await take_all(link.submit("r2", [[5]], PARAMS))
+            assert second.aborts == []
         finally:
             second.stop()
 
