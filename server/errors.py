@@ -107,7 +107,8 @@ def install_handlers(app: FastAPI) -> None:
 
     async def on_bug(request: Request, error: Exception) -> JSONResponse:
         message = "the server met an internal error; its log has the details"
-        return _response(ApiError(500, message, kind=SERVER_ERROR))
+        # The server closes the connection once it has logged the error: nobody is to send another request on it.
+        return _response(ApiError(500, message, kind=SERVER_ERROR, headers={"connection": "close"}))
 
     app.add_exception_handler(RemudaError, on_typed)
     app.add_exception_handler(HTTPException, on_http)
