@@ -1,10 +1,14 @@
 """Causal depthwise convolution + SiLU in Triton: one token a row, and packed prefill parallel over time.
 
 State of one slot: [W-1, D], so that the loads of a tap are contiguous. Outputs depend on W inputs only,
-so prefill needs no scan; a second launch, which alone writes the state, keeps readers and writers apart.
+so prefill needs no scan; the program of a sequence's first tokens, which alone reads its state, writes it.
 """
 
-# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# Kernels know tuples that grow, but no unpacking.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator, assignment, unreachable"
+# ruff: noqa: RUF005
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -17,76 +21,104 @@ from remuda.kernels.slots import PAD_SLOT
 PackedConv = Tensor
 
 _PAD_SLOT = tl.constexpr(PAD_SLOT)
-_BLOCK_D = 128
-_BLOCK_T = 16
-_STEP_WARPS = 2
-_PREFILL_WARPS = 4
+_LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+class Tiling(NamedTuple):
+    """A program's tokens (at least W-1, except for a step), channels, and warps."""
+
+    block_t: int
+    block_d: int
+    num_warps: int
+
+
+_STEP = Tiling(1, 512, 2)
+_PREFILL = Tiling(16, 128, 1)
 
 
 @triton.jit
-def _conv_tile(
-    p_x, p_packed, p_state, i_start, o_position, b_src, m_live, m_fresh, o_d, m_d, stride_x, stride_slot,
-    D: tl.constexpr, W: tl.constexpr,
-):  # fmt: skip
-    """Outputs (BLOCK_T, BLOCK_D) at the positions (BLOCK_T, 1) of the sequence that starts at i_start."""
-    m_tile = m_live & m_d
-    b_y = tl.load(p_packed + W * D + o_d, mask=m_tile, other=0.0)
+def _convolve(window, taps, b_bias, W: tl.constexpr):
+    """window, taps: tuples of W rows (BLOCK_D,), float32, oldest first."""
+    b_y = b_bias
     for w in tl.static_range(W):
-        # The input under tap w: a packed token, or a row of the state where that lies before the sequence.
-        o_row = o_position + w
-        m_now = o_row >= W - 1
-        m_past = (o_row < W - 1) & (~m_fresh)
-        p_now = p_x + (i_start + o_row - (W - 1)) * stride_x + o_d
-        p_past = p_state + b_src * stride_slot + o_row * D + o_d
-        b_now = tl.load(p_now, mask=m_tile & m_now, other=0.0).to(tl.float32)
-        b_past = tl.load(p_past, mask=m_tile & m_past, other=0.0).to(tl.float32)
-        b_tap = tl.load(p_packed + w * D + o_d, mask=m_tile, other=0.0)
-        b_y = tl.fma(b_tap, tl.where(m_now, b_now, b_past), b_y)
-    return b_y / (1.0 + tl.exp(-b_y))
+        b_y = tl.fma(taps[w], window[w], b_y)
+    # The square of an approximate root costs less than a division, and is right where the exponential overflows.
+    b_root = tl.rsqrt(1.0 + tl.exp2(b_y * -_LOG2_E))
+    return b_y * b_root * b_root
 
 
 @triton.jit
 def _move_state(
-    p_x, p_state, i_start, i_length, b_src, b_dst, m_live, m_fresh, o_d, m_d, stride_x, stride_slot,
-    D: tl.constexpr, W: tl.constexpr, BLOCK_W: tl.constexpr,
+    p_x, p_state, i_start, i_length, b_src, b_dst, m_d, m_fresh, o_d, stride_x, stride_slot,
+    D: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
-    """Write the last W-1 inputs of one sequence; those before its first token come from the source slot."""
-    o_w = tl.arange(0, BLOCK_W)[:, None]
-    b_row = i_length + o_w
-    m_tile = (o_w < W - 1) & m_d & m_live
-    m_now = b_row >= W - 1
-    m_past = (b_row < W - 1) & (~m_fresh)
-    p_now = p_x + (i_start + b_row - (W - 1)) * stride_x + o_d
-    p_past = p_state + b_src * stride_slot + b_row * D + o_d
-    b_now = tl.load(p_now, mask=m_tile & m_now, other=0.0).to(tl.float32)
-    b_past = tl.load(p_past, mask=m_tile & m_past, other=0.0).to(tl.float32)
-    b_state = tl.where(m_now, b_now, b_past).to(p_state.dtype.element_ty)
-    # Where source and destination are one slot, a row is read by one thread and written by another.
-    tl.debug_barrier()
-    tl.store(p_state + b_dst * stride_slot + o_w * D + o_d, b_state, mask=m_tile)
+    """Write the last W-1 inputs of one sequence; those before its first token come from the source slot.
+
+    A thread reads and writes the same channels, so that source and destination may be one slot.
+    """
+    rows = ()
+    for w in tl.static_range(W - 1):
+        i_row = i_length + w
+        m_now = i_row >= W - 1
+        p_now = p_x + (i_start + i_row - (W - 1)) * stride_x + o_d
+        p_past = p_state + b_src * stride_slot + i_row * D + o_d
+        b_now = tl.load(p_now, mask=m_d & m_now, other=0.0).to(p_state.dtype.element_ty)
+        b_past = tl.load(p_past, mask=m_d & (~m_now) & (~m_fresh), other=0.0)
+        rows = rows + (tl.where(m_now, b_now, b_past),)
+    for w in tl.static_range(W - 1):
+        tl.store(p_state + b_dst * stride_slot + w * D + o_d, rows[w], mask=m_d)
+
+
+@triton.jit
+def _conv_tile(
+    p_x, p_packed, p_state, p_out, i_start, i_length, i_first, b_src, b_dst, m_fresh, o_d, stride_x, stride_slot,
+    D: tl.constexpr, W: tl.constexpr, BLOCK_T: tl.constexpr,
+):  # fmt: skip
+    """Outputs at BLOCK_T positions of a sequence from i_first on. The first tile also moves the state.
+
+    i_first is 0 or at least W-1, so that the first tile alone reads the state, and may write it.
+    """
+    m_out = o_d < D
+    m_d = m_out & (b_dst != _PAD_SLOT)
+    is_first = i_first == 0
+    p_tile = p_x + (i_start + i_first) * stride_x + o_d
+    rows = ()
+    for i in tl.static_range(BLOCK_T):
+        m_row = m_d & (i_first + i < i_length)
+        rows = rows + (tl.load(p_tile + i * stride_x, mask=m_row, other=0.0),)
+    window, taps = (), ()
+    for w in tl.static_range(W - 1):
+        b_now = tl.load(p_tile + (w - (W - 1)) * stride_x, mask=m_d & (~is_first), other=0.0).to(tl.float32)
+        p_past = p_state + b_src * stride_slot + w * D + o_d
+        b_past = tl.load(p_past, mask=m_d & is_first & (~m_fresh), other=0.0).to(tl.float32)
+        window = window + (tl.where(is_first, b_past, b_now),)
+    for w in tl.static_range(W):
+        taps = taps + (tl.load(p_packed + w * D + o_d, mask=m_d, other=0.0),)
+    b_bias = tl.load(p_packed + W * D + o_d, mask=m_d, other=0.0)
+    for i in tl.static_range(BLOCK_T):
+        window = window + (rows[i].to(tl.float32),)
+        b_y = _convolve(window, taps, b_bias, W)
+        window = window[1:]
+        p_row = p_out + (i_start + i_first + i) * D + o_d
+        tl.store(p_row, b_y.to(p_out.dtype.element_ty), mask=m_out & (i_first + i < i_length))
+    if is_first:
+        _move_state(p_x, p_state, i_start, i_length, b_src, b_dst, m_d, m_fresh, o_d, stride_x, stride_slot, D, W)
 
 
 @triton.jit(do_not_specialize_on_alignment=["p_src", "p_dst", "p_fresh"])
 def _conv_step_kernel(
     p_x, p_packed, p_state, p_src, p_dst, p_fresh, p_out, stride_x, stride_slot,
-    D: tl.constexpr, W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_W: tl.constexpr,
+    D: tl.constexpr, W: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     i_b = tl.program_id(0).to(tl.int64)
-    o_d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D))[None, :]
-    m_d = o_d < D
+    o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     b_src = tl.load(p_src + i_b).to(tl.int64)
     b_dst = tl.load(p_dst + i_b).to(tl.int64)
     m_fresh = tl.load(p_fresh + i_b).to(tl.int1)
-    m_live = b_dst != _PAD_SLOT
     # A sequence of one token.
-    b_y = _conv_tile(
-        p_x, p_packed, p_state, i_b, tl.arange(0, 1)[:, None], b_src, m_live, m_fresh, o_d, m_d,
-        stride_x, stride_slot, D, W,
-    )  # fmt: skip
-    _move_state(
-        p_x, p_state, i_b, 1, b_src, b_dst, m_live, m_fresh, o_d, m_d, stride_x, stride_slot, D, W, BLOCK_W
+    _conv_tile(
+        p_x, p_packed, p_state, p_out, i_b, 1, 0, b_src, b_dst, m_fresh, o_d, stride_x, stride_slot, D, W, 1
     )
-    tl.store(p_out + i_b * D + o_d, b_y.to(p_out.dtype.element_ty), mask=m_d)
 
 
 @triton.jit(
@@ -110,39 +142,15 @@ def _conv_prefill_kernel(
     i_start = tl.load(p_cu_seqlens + i_s).to(tl.int64)
     i_length = tl.load(p_cu_seqlens + i_s + 1).to(tl.int64) - i_start
     b_src = tl.load(p_src + i_s).to(tl.int64)
-    m_live = tl.load(p_dst + i_s) != _PAD_SLOT
-    m_fresh = tl.load(p_fresh + i_s).to(tl.int1)
-    i_first = (i_tile - i_s - i_start // BLOCK_T) * BLOCK_T
-    o_position = (i_first + tl.arange(0, BLOCK_T))[:, None]
-    m_position = o_position < i_length
-    o_d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D))[None, :]
-    m_d = o_d < D
-    if i_first < i_length:
-        b_y = _conv_tile(
-            p_x, p_packed, p_state, i_start, o_position, b_src, m_live & m_position, m_fresh, o_d, m_d,
-            stride_x, stride_slot, D, W,
-        )  # fmt: skip
-        p_tile = p_out + (i_start + o_position) * D + o_d
-        tl.store(p_tile, b_y.to(p_out.dtype.element_ty), mask=m_position & m_d)
-
-
-@triton.jit(do_not_specialize_on_alignment=["p_cu_seqlens", "p_src", "p_dst", "p_fresh"])
-def _conv_prefill_state_kernel(
-    p_x, p_state, p_cu_seqlens, p_src, p_dst, p_fresh, stride_x, stride_slot,
-    D: tl.constexpr, W: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_W: tl.constexpr,
-):  # fmt: skip
-    i_s = tl.program_id(0).to(tl.int64)
-    o_d = (tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D))[None, :]
-    m_d = o_d < D
-    i_start = tl.load(p_cu_seqlens + i_s).to(tl.int64)
-    i_length = tl.load(p_cu_seqlens + i_s + 1).to(tl.int64) - i_start
-    b_src = tl.load(p_src + i_s).to(tl.int64)
     b_dst = tl.load(p_dst + i_s).to(tl.int64)
     m_fresh = tl.load(p_fresh + i_s).to(tl.int1)
-    _move_state(
-        p_x, p_state, i_start, i_length, b_src, b_dst, b_dst != _PAD_SLOT, m_fresh, o_d, m_d,
-        stride_x, stride_slot, D, W, BLOCK_W,
-    )  # fmt: skip
+    i_first = (i_tile - i_s - i_start // BLOCK_T) * BLOCK_T
+    o_d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
+    if i_first < i_length:
+        _conv_tile(
+            p_x, p_packed, p_state, p_out, i_start, i_length, i_first, b_src, b_dst, m_fresh, o_d,
+            stride_x, stride_slot, D, W, BLOCK_T,
+        )  # fmt: skip
 
 
 def pack(weight: Tensor, bias: Tensor | None) -> PackedConv:
@@ -171,11 +179,11 @@ def step(
     x: Tensor, packed: PackedConv, conv_state: Tensor, src_slots: Tensor, dst_slots: Tensor, fresh: Tensor
 ) -> Tensor:
     """One token a row, x: (B, D), rows of any stride -> (B, D); otherwise `prefill`."""
-    D, W, block_w = _check(x, packed, conv_state, src_slots, dst_slots, fresh)
+    D, W = _check(x, packed, conv_state, src_slots, dst_slots, fresh)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _conv_step_kernel[(len(x), triton.cdiv(D, _BLOCK_D))](
+    _conv_step_kernel[(len(x), triton.cdiv(D, _STEP.block_d))](
         x, packed, conv_state, src_slots, dst_slots, fresh, out, x.stride(0), conv_state.stride(0),
-        D=D, W=W, BLOCK_D=_BLOCK_D, BLOCK_W=block_w, num_warps=_STEP_WARPS, enable_fp_fusion=False,
+        D=D, W=W, BLOCK_D=_STEP.block_d, num_warps=_STEP.num_warps, enable_fp_fusion=False,
     )  # fmt: skip
     return out
 
@@ -188,6 +196,8 @@ def prefill(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    *,
+    tiling: Tiling = _PREFILL,
 ) -> Tensor:
     """silu(bias + sum_w taps[w] * the last W inputs) for S packed sequences, each of at least one token.
 
@@ -195,27 +205,25 @@ def prefill(
     int32, from 0 to T; src_slots, dst_slots: (S,) int32; fresh: (S,) bool. Returns (T, D) of x's dtype,
     bit for bit what T calls of `step` return. No sequence may write a slot that another reads.
     """
-    D, W, block_w = _check(x, packed, conv_state, src_slots, dst_slots, fresh)
+    D, W = _check(x, packed, conv_state, src_slots, dst_slots, fresh)
     num_tokens, num_seqs = len(x), len(src_slots)
     assert cu_seqlens.shape == (num_seqs + 1,)
+    assert tiling.block_t >= W - 1
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    num_blocks = triton.cdiv(D, _BLOCK_D)
-    _conv_prefill_kernel[(num_tokens // _BLOCK_T + num_seqs, num_blocks)](
+    grid = (num_tokens // tiling.block_t + num_seqs, triton.cdiv(D, tiling.block_d))
+    _conv_prefill_kernel[grid](
         x, packed, conv_state, cu_seqlens, src_slots, dst_slots, fresh, out,
         x.stride(0), conv_state.stride(0), num_seqs, num_seqs.bit_length(),
-        D=D, W=W, BLOCK_T=_BLOCK_T, BLOCK_D=_BLOCK_D, num_warps=_PREFILL_WARPS, enable_fp_fusion=False,
-    )  # fmt: skip
-    _conv_prefill_state_kernel[(num_seqs, num_blocks)](
-        x, conv_state, cu_seqlens, src_slots, dst_slots, fresh, x.stride(0), conv_state.stride(0),
-        D=D, W=W, BLOCK_D=_BLOCK_D, BLOCK_W=block_w, num_warps=_STEP_WARPS,
+        D=D, W=W, BLOCK_T=tiling.block_t, BLOCK_D=tiling.block_d,
+        num_warps=tiling.num_warps, enable_fp_fusion=False,
     )  # fmt: skip
     return out
 
 
 def _check(
     x: Tensor, packed: PackedConv, conv_state: Tensor, src_slots: Tensor, dst_slots: Tensor, fresh: Tensor
-) -> tuple[int, int, int]:
-    """Assert what the kernels rely on; returns D, W and the power of two that holds W-1."""
+) -> tuple[int, int]:
+    """Assert what the kernels rely on; returns D and W."""
     W, D = packed.shape[0] - 1, packed.shape[1]
     assert x.shape[1] == D
     assert x.stride(1) == 1
@@ -223,4 +231,4 @@ def _check(
     assert conv_state[0].is_contiguous()
     assert src_slots.shape == dst_slots.shape == fresh.shape
     assert fresh.dtype == torch.bool
-    return D, W, triton.next_power_of_2(max(W - 1, 1))
+    return D, W

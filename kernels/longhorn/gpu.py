@@ -1,8 +1,9 @@
 """Longhorn's recurrence, skip and gate in Triton: one token a row, and packed prefill in order of time.
 
 State of one slot: [N, D], so that channels are contiguous and the sums over n stay in few threads.
-Both kernels advance a tile by `_advance`. It names its fused multiply-adds, and they are compiled without
-others, so that a prompt gives the same bits wherever it is split.
+Both kernels here advance a tile by `_advance`. It names its fused multiply-adds, and they are compiled without
+others, so that a prompt gives the same bits wherever it is split. `prefill` takes the faster `gpu_scan` on Hopper,
+where that serves the rows; its bits are the same wherever a prompt is split, but not those of `step`.
 """
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
@@ -12,13 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from remuda.kernels.longhorn import gpu_scan
+from remuda.kernels.longhorn.gpu_rounding import round_state, rounding_key
 from remuda.kernels.slots import PAD_SLOT
 
 _PAD_SLOT = tl.constexpr(PAD_SLOT)
 # Elements of h in a program, and its warps. The same for step and prefill: the order of the sums over n
 # follows from the tile's layout, which h alone decides. Never fewer elements than threads, so that each
 # element is read and written by one thread, and source and destination slot may be equal.
-_TILE = 1024
+_TILE = 2048
 _MIN_BLOCK_D, _MAX_BLOCK_D = 8, 128
 _NUM_WARPS = 1
 
@@ -42,9 +45,12 @@ def _advance(
     return b_h, b_y * (b_z / (1.0 + tl.exp(-b_z)))
 
 
-@triton.jit(do_not_specialize_on_alignment=["p_k", "p_q", "p_cu_seqlens", "p_src", "p_dst", "p_fresh"])
+@triton.jit(
+    do_not_specialize=["salt"],
+    do_not_specialize_on_alignment=["p_k", "p_q", "p_cu_seqlens", "p_src", "p_dst", "p_fresh", "p_seeds"],
+)
 def _longhorn_kernel(
-    p_x, p_dt, p_k, p_q, p_z, p_skip, p_h, p_cu_seqlens, p_src, p_dst, p_fresh, p_out,
+    p_x, p_dt, p_k, p_q, p_z, p_skip, p_h, p_cu_seqlens, p_src, p_dst, p_fresh, p_seeds, p_out, salt,
     stride_x, stride_dt, stride_k, stride_q, stride_z, stride_slot,
     D: tl.constexpr, N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, IS_STEP: tl.constexpr,
 ):  # fmt: skip
@@ -77,7 +83,12 @@ def _longhorn_kernel(
                 stride_x, stride_dt, stride_k, stride_q, stride_z,
             )  # fmt: skip
             tl.store(p_out + i_t * D + o_d, b_y.to(p_out.dtype.element_ty), mask=m_out)
-    tl.store(p_h + b_dst * stride_slot + o_tile, b_h.to(p_h.dtype.element_ty), mask=m_tile)
+    if p_seeds is None:
+        b_new = b_h.to(p_h.dtype.element_ty)
+    else:
+        b_key = rounding_key(tl.load(p_seeds + i_s), salt)
+        b_new = round_state(b_h, b_key, o_d[None, :] * N + o_n[:, None], p_h.dtype.element_ty)
+    tl.store(p_h + b_dst * stride_slot + o_tile, b_new, mask=m_tile)
 
 
 def state_shape(D: int, N: int) -> tuple[int, ...]:
@@ -106,10 +117,14 @@ def step(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    *,
+    seeds: Tensor | None = None,
+    salt: int = 0,
 ) -> Tensor:
     """One token a row, x: (B, D) -> (B, D); otherwise `prefill`."""
     assert len(src_slots) == len(x)
-    return _launch(x, dt, k, q, z, skip, h, None, src_slots, dst_slots, fresh)
+    _check(x, dt, k, q, z, skip, h, src_slots, dst_slots, fresh, seeds)
+    return _launch(x, dt, k, q, z, skip, h, None, src_slots, dst_slots, fresh, seeds, salt)
 
 
 def prefill(
@@ -124,17 +139,28 @@ def prefill(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    *,
+    seeds: Tensor | None = None,
+    salt: int = 0,
+    exact_order: bool = False,
 ) -> Tensor:
     """Recurrence, skip and gate for S packed sequences, each of at least one token.
 
     x, z, dt: (T, D), dt before its sigmoid; k, q: (T, N); rows of any stride; skip: (D,); h: (num_slots,
     N, D), updated in place, float32 between its reads and writes; cu_seqlens: (S+1,) int32, from 0 to T;
     src_slots, dst_slots: (S,) int32; fresh: (S,) bool. No sequence may write a slot that another reads.
+    seeds: (S,) int64 or None: a 16-bit state is rounded stochastically by (seed, salt, d*N + n), or to
+    nearest. exact_order: bit for bit what T calls of `step` give, if slower.
     Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype. `reference.prefill` has the sources; here
     delta = beta / (1 + beta*sum k^2) = 1 / (1 + sum k^2 + exp(-dt)) and h += delta*k*(x - k*h).
     """
     assert cu_seqlens.shape == (len(src_slots) + 1,)
-    return _launch(x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh)
+    _check(x, dt, k, q, z, skip, h, src_slots, dst_slots, fresh, seeds)
+    if not exact_order and gpu_scan.is_served(x, dt, k, q, z):
+        return gpu_scan.prefill(
+            x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds=seeds, salt=salt
+        )
+    return _launch(x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds, salt)
 
 
 def _launch(
@@ -149,8 +175,38 @@ def _launch(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    seeds: Tensor | None,
+    salt: int,
 ) -> Tensor:
-    """Assert what the kernel relies on, and run it for rows (cu_seqlens None) or sequences."""
+    """Run the kernel for rows (cu_seqlens None) or sequences."""
+    (T, D), N = x.shape, k.shape[1]
+    out = torch.empty((T, D), dtype=x.dtype, device=x.device)
+    block_n = triton.next_power_of_2(N)
+    block_d = min(max(_TILE // block_n, _MIN_BLOCK_D), _MAX_BLOCK_D)
+    _longhorn_kernel[(len(src_slots), triton.cdiv(D, block_d))](
+        x, dt, k, q, z, skip, h, src_slots if cu_seqlens is None else cu_seqlens,
+        src_slots, dst_slots, fresh, seeds, out, salt,
+        x.stride(0), dt.stride(0), k.stride(0), q.stride(0), z.stride(0), h.stride(0),
+        D=D, N=N, BLOCK_D=block_d, BLOCK_N=block_n, IS_STEP=cu_seqlens is None,
+        num_warps=_NUM_WARPS, enable_fp_fusion=False,
+    )  # fmt: skip
+    return out
+
+
+def _check(
+    x: Tensor,
+    dt: Tensor,
+    k: Tensor,
+    q: Tensor,
+    z: Tensor,
+    skip: Tensor,
+    h: Tensor,
+    src_slots: Tensor,
+    dst_slots: Tensor,
+    fresh: Tensor,
+    seeds: Tensor | None,
+) -> None:
+    """Assert what the kernels rely on."""
     (T, D), N = x.shape, k.shape[1]
     assert dt.shape == z.shape == (T, D)
     assert k.shape == q.shape == (T, N)
@@ -160,14 +216,5 @@ def _launch(
     assert h[0].is_contiguous()
     assert src_slots.shape == dst_slots.shape == fresh.shape
     assert fresh.dtype == torch.bool
-    out = torch.empty((T, D), dtype=x.dtype, device=x.device)
-    block_n = triton.next_power_of_2(N)
-    block_d = min(max(_TILE // block_n, _MIN_BLOCK_D), _MAX_BLOCK_D)
-    _longhorn_kernel[(len(src_slots), triton.cdiv(D, block_d))](
-        x, dt, k, q, z, skip, h, src_slots if cu_seqlens is None else cu_seqlens,
-        src_slots, dst_slots, fresh, out,
-        x.stride(0), dt.stride(0), k.stride(0), q.stride(0), z.stride(0), h.stride(0),
-        D=D, N=N, BLOCK_D=block_d, BLOCK_N=block_n, IS_STEP=cu_seqlens is None,
-        num_warps=_NUM_WARPS, enable_fp_fusion=False,
-    )  # fmt: skip
-    return out
+    assert seeds is None or (seeds.shape == src_slots.shape and seeds.dtype == torch.int64)
+    assert seeds is None or h.dtype in (torch.bfloat16, torch.float16)

@@ -32,10 +32,13 @@ def step(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    *,
+    seeds: Tensor | None = None,
+    salt: int = 0,
 ) -> Tensor:
     """One token a row, x: (B, D) -> (B, D); otherwise `prefill`."""
     cu_seqlens = torch.arange(len(x) + 1, dtype=torch.int32)
-    return prefill(x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh)
+    return prefill(x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds=seeds, salt=salt)
 
 
 def prefill(
@@ -50,20 +53,25 @@ def prefill(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    *,
+    seeds: Tensor | None = None,
+    salt: int = 0,
 ) -> Tensor:
     """Recurrence, skip and gate (Longhorn, arXiv 2407.14207, section 4) for S packed sequences.
 
     x, z, dt: (T, D), dt before its sigmoid; k, q: (T, N); skip: (D,); h: (num_slots, D, N), updated in
     place, float32 between its reads and writes; cu_seqlens: (S+1,); src_slots, dst_slots, fresh: (S,).
     Every sequence has at least one token, and none may write a slot that another reads.
-    Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype.
+    seeds: (S,) int64 or None: a 16-bit state is rounded stochastically by (seed, salt, d*N + n), or to
+    nearest. Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype.
     """
+    assert seeds is None or h.dtype in (torch.bfloat16, torch.float16)
     out = torch.zeros_like(x, memory_format=torch.contiguous_format)
     beta, gate = torch.sigmoid(dt.float()), torch.nn.functional.silu(z.float())
     x, k, q = x.float(), k.float(), q.float()
     bounds = cu_seqlens.tolist()
     rows = zip(bounds, bounds[1:], src_slots.tolist(), dst_slots.tolist(), fresh.tolist(), strict=False)
-    for start, end, src, dst, is_fresh in rows:
+    for i, (start, end, src, dst, is_fresh) in enumerate(rows):
         if dst == PAD_SLOT:
             continue
         state = torch.zeros_like(h[dst]) if is_fresh else h[src]
@@ -72,5 +80,40 @@ def prefill(
             delta = beta[t] / (1 + beta[t] * k[t].square().sum())
             state = (1 - delta[:, None] * k[t].square()) * state + (delta * x[t])[:, None] * k[t]
             out[t] = ((state * q[t]).sum(dim=1) + skip.float() * x[t]) * gate[t]
-        h[dst] = state
+        h[dst] = state if seeds is None else _round(state, h.dtype, int(seeds[i]), salt)
     return out
+
+
+def _round(state: Tensor, dtype: torch.dtype, seed: int, salt: int) -> Tensor:
+    """Stochastic rounding of a float32 (D, N) to bfloat16 or float16: up with the probability of the distance.
+
+    32 random bits an element. Above float16's subnormals, the lowest 16 of them (bfloat16) or 13 (float16)
+    are added to the float32's bits, and as many are cut off; the others are rounded to multiples of 2^-24
+    by a comparison with the highest 24.
+    """
+    random = _random_bits(state.numel(), seed, salt, state.device).view(state.shape)
+    num_cut = 16 if dtype == torch.bfloat16 else 13
+    mask = (1 << num_cut) - 1
+    bits = state.view(torch.int32).long() & 0xFFFFFFFF
+    cut = (bits + (random & mask)) & ~mask
+    rounded = (cut - ((cut >> 31) << 32)).int().view(torch.float32)
+    if dtype == torch.float16:
+        scaled = state.abs() * 2.0**24
+        is_up = scaled - scaled.floor() > (random >> 8).float() * 2.0**-24
+        small = torch.copysign((scaled.floor() + is_up) * 2.0**-24, state)
+        rounded = torch.where(state.abs() < 2.0**-14, small, rounded)
+    return torch.where(state.isfinite(), rounded, state).to(dtype)
+
+
+def _random_bits(count: int, seed: int, salt: int, device: torch.device) -> Tensor:
+    """(count,) int64, 32 bits each: `_mix` of the element's index, keyed by `seed` and `salt`."""
+    low, high, salt_ = (torch.tensor(word & 0xFFFFFFFF, device=device) for word in (seed, seed >> 32, salt))
+    key = _mix(low ^ _mix(high ^ _mix(salt_)))
+    return _mix(torch.arange(count, device=device) ^ key)
+
+
+def _mix(x: Tensor) -> Tensor:
+    """A bijection of 32-bit numbers held in int64 (the hash `lowbias32` of C. Wellons and T. Ettinger)."""
+    x = ((x ^ (x >> 16)) * 0x21F0AAAD) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0xD35A2D97) & 0xFFFFFFFF
+    return x ^ (x >> 15)

@@ -54,11 +54,13 @@ class Longhorn:
         """A canonical state per slot."""
         return torch.randn(num_slots, self.D, self.N, generator=torch.Generator().manual_seed(7))
 
-    def call(self, backend: str, rows: list[Tensor], state: Tensor, index: list[Tensor]) -> Tensor:
+    def call(
+        self, backend: str, rows: list[Tensor], state: Tensor, index: list[Tensor], **rounding: Any
+    ) -> Tensor:
         """`step` for three index tensors, `prefill` for four."""
         skip = torch.randn(self.D, generator=torch.Generator().manual_seed(8)).to(state.device)
         module = load(self.name, backend)
-        out: Tensor = (module.step if len(index) == 3 else module.prefill)(*rows, skip, state, *index)
+        out: Tensor = (module.step if len(index) == 3 else module.prefill)(*rows, skip, state, *index, **rounding)
         return out
 
 

@@ -6,17 +6,14 @@ may be interpreting its kernels.
 
 # mypy: disable-error-code="no-untyped-call"
 
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests.kernels.compile_only import compiled_by, intercept
 
 SIZES = {"pow2": {"D": 4096, "N": 16, "W": 4}, "odd": {"D": 33, "N": 5, "W": 3}}
 # Of the activations and weights, and of state and residual.
@@ -31,22 +28,17 @@ LAUNCHES = [
     "_add_norm_kernel",
     "_conv_step_kernel",
     "_conv_prefill_kernel",
-    "_conv_prefill_state_kernel",
     "_longhorn_kernel",
     "_longhorn_kernel",
 ]
-TRITON_TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.int32: "*i32", torch.bool: "*i1"}
-
-
-def _has_nvidia_backend() -> bool:
-    # Without importing triton, which would settle whether this process interprets kernels.
-    spec = importlib.util.find_spec("triton")
-    return spec is not None and (Path(str(spec.origin)).parent / "backends" / "nvidia").is_dir()
+# Besides, where the state has 16 bits, a step that rounds stochastically; where all rows have, the fast prefill.
+ROUNDING, SCAN = ["_longhorn_kernel"], ["_scan_kernel"]
 
 
 def _call_wrappers(D: int, N: int, W: int, dtype: torch.dtype, state_dtype: torch.dtype) -> None:
     from remuda.kernels.conv import gpu as conv
     from remuda.kernels.longhorn import gpu as longhorn
+    from remuda.kernels.longhorn import gpu_scan
     from remuda.kernels.norm import gpu as norm
 
     x = torch.zeros(3, D, dtype=dtype)
@@ -67,43 +59,27 @@ def _call_wrappers(D: int, N: int, W: int, dtype: torch.dtype, state_dtype: torc
     k, q = kq[:, :N], kq[:, N:]
     longhorn.step(x, x, k, q, x, vector, h, slots, slots, fresh)
     longhorn.prefill(x, x, k, q, x, vector, h, cu_seqlens, slots, slots, fresh)
+    seeds = torch.zeros(3, dtype=torch.int64) if state_dtype == torch.bfloat16 else None
+    if seeds is not None:
+        longhorn.step(x, x, k, q, x, vector, h, slots, slots, fresh, seeds=seeds, salt=1)
+    if D % gpu_scan.BLOCK_D == 0 and dtype == torch.bfloat16:
+        gpu_scan.prefill(x, x, k, q, x, vector, h, cu_seqlens, slots, slots, fresh, seeds=seeds, salt=1)
 
 
 def _compile_launches() -> None:
     """Print one JSON line a launch: case, kernel, size of the machine code, and what rounding depends on."""
-    from triton import compile as triton_compile
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-    from triton.runtime.jit import JITFunction
-
     case = ""
 
-    def compile_launch(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        values = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
-        signature, constants, attributes = {}, {}, {}
-        for index, parameter in enumerate(kernel.params):
-            value = values.pop(parameter.name)
-            is_aligned = not (parameter.do_not_specialize or parameter.do_not_specialize_on_alignment)
-            if parameter.is_constexpr:
-                signature[parameter.name], constants[parameter.name] = "constexpr", value
-            elif isinstance(value, float):
-                signature[parameter.name] = "fp32"
-            else:
-                is_pointer = isinstance(value, torch.Tensor)
-                signature[parameter.name] = TRITON_TYPES[value.dtype] if is_pointer else "i32"
-                if is_aligned and (value.data_ptr() if is_pointer else value) % 16 == 0:
-                    attributes[(index,)] = [["tt.divisibility", 16]]
-        source = ASTSource(kernel, signature, constants, attributes)
-        built = triton_compile(source, target=GPUTarget("cuda", 90, 32), options=values)
+    def on_built(name: str, built: Any) -> None:
         print(json.dumps({
             "case": case,
-            "kernel": kernel.__name__,
+            "kernel": name,
             "code_bytes": len(built.asm["cubin"]),
             "fp_fusion": built.metadata.enable_fp_fusion,
             "sums": _layouts_of_sums(built.asm["ttgir"]),
         }))  # fmt: skip
 
-    JITFunction.run = compile_launch
+    intercept(lambda: 90, on_built)
     for case in CASES:
         size, dtypes = case.split("-")
         _call_wrappers(**SIZES[size], dtype=DTYPES[dtypes][0], state_dtype=DTYPES[dtypes][1])
@@ -119,20 +95,14 @@ def _layouts_of_sums(ttgir: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def launches(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    if not _has_nvidia_backend():
-        pytest.skip("triton has no nvidia backend here")
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    command = [sys.executable, "-P", __file__]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return compiled_by(__file__, tmp_path_factory.mktemp("triton"))
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_launch_compiles(case: str, launches: list[dict[str, Any]]) -> None:
     built = [launch for launch in launches if launch["case"] == case]
-    assert [launch["kernel"] for launch in built] == LAUNCHES
+    expected = LAUNCHES + ROUNDING * ("-bf16" in case) + SCAN * (case in ("pow2-bf16", "pow2-mixed"))
+    assert [launch["kernel"] for launch in built] == expected
     assert all(launch["code_bytes"] > 0 for launch in built)
 
 
@@ -140,7 +110,7 @@ def test_every_launch_compiles(case: str, launches: list[dict[str, Any]]) -> Non
 def test_longhorn_step_and_prefill_round_alike(case: str, launches: list[dict[str, Any]]) -> None:
     """Sums over n in one layout are added in one order; without fusion nothing else may differ."""
     built = [launch for launch in launches if launch["case"] == case]
-    step, prefill = (launch for launch in built if launch["kernel"] == "_longhorn_kernel")
+    step, prefill, *_ = (launch for launch in built if launch["kernel"] == "_longhorn_kernel")
     assert len(step["sums"]) == 2
     assert step["sums"] == prefill["sums"]
     assert not step["fp_fusion"]

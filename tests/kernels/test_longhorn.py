@@ -1,10 +1,14 @@
 """Longhorn's recurrence: the reference against its formula, the backends against the reference."""
 
+import importlib
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from remuda.kernels.slots import PAD_SLOT
+from tests.kernels import gluon_on_cpu
 from tests.kernels.harness import (
     BFLOAT16,
     NUM_SLOTS,
@@ -154,3 +158,145 @@ def test_gpu_in_bfloat16(N: int, state_dtype: torch.dtype) -> None:
         states.append(module.to_canonical(state, op.D).float())
     assert_close(outs[1], outs[0], BFLOAT16)
     assert_close(states[1], states[0], 2e-6 if state_dtype == torch.float32 else BFLOAT16)
+
+
+# D, and the tokens of sequences: a tile has 32, and 2 or 4 tiles are on their way at once.
+SCANS = [(64, (70, 1, 5)), (32, (32,)), (32, (1,)), (32, (33, 64, 31)), (32, (170,))]
+
+
+@pytest.fixture(scope="module")
+def scan() -> Any:
+    """gpu_scan: on Hopper as it is, else interpreted without its layouts."""
+    name = "remuda.kernels.longhorn.gpu_scan"
+    if not torch.cuda.is_available():
+        return gluon_on_cpu.load(f"{name}_tile", name)
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("the scan is for Hopper")
+    return importlib.import_module(name)
+
+
+def _scan_rows(D: int, T: int, dtype: torch.dtype = torch.bfloat16) -> list[torch.Tensor]:
+    """Rows of 16 bits; k, q, z and x lie in wider matrices, 16-byte aligned."""
+    x, dt, k, q, z = (row.to(device_of("gpu"), dtype) for row in Longhorn(D, 16).rows(T))
+    wide, pair = torch.cat([k, k, q], dim=1), torch.cat([x, z], dim=1)
+    return [pair[:, :D], dt, wide[:, 16:32], wide[:, 32:], pair[:, D:]]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("D", "lengths"), SCANS)
+def test_scan_equals_reference(scan: Any, D: int, lengths: tuple[int, ...], dtype: torch.dtype) -> None:
+    op, device = Longhorn(D, 16), device_of("gpu")
+    rows, count = _scan_rows(D, sum(lengths), dtype), len(lengths)
+    bounds = torch.tensor((0, *lengths), device=device).cumsum(0).int()
+    src = torch.tensor([1, 4, 6][:count], dtype=torch.int32, device=device)
+    dst = torch.tensor([1, 5, PAD_SLOT][:count], dtype=torch.int32, device=device)
+    fresh = torch.tensor([False, True, False][:count], device=device)
+    outs, states = [], []
+    for backend in ("reference", "gpu"):
+        canonical = op.states(NUM_SLOTS)
+        canonical[[4, 6]] = torch.nan
+        state = load("longhorn", backend).from_canonical(canonical).to(device)
+        skip = torch.ones(D, device=device)
+        args = (*rows, skip, state, bounds, src, dst, fresh)
+        if backend == "gpu":
+            outs.append(scan.prefill(*args).float())
+        else:
+            outs.append(load("longhorn", backend).prefill(*args).float())
+        states.append(load("longhorn", backend).to_canonical(state, D))
+    assert_close(outs[1], outs[0], BFLOAT16)
+    assert outs[1][sum(lengths[:2]) :].eq(0).all()
+    others = torch.tensor([slot not in (4, 6) for slot in range(NUM_SLOTS)])
+    assert_close(states[1][others], states[0][others])
+    assert states[1][~others].isnan().all()
+
+
+def test_scan_of_a_split_prompt_is_that_of_the_whole(scan: Any) -> None:
+    """Bit for bit, and with 16-bit states rounded by the same key as `step` rounds them."""
+    op, T, device = Longhorn(32, 16), 75, device_of("gpu")
+    rows, skip = _scan_rows(op.D, T), torch.ones(op.D, device=device)
+    slots, fresh = torch.tensor([2], dtype=torch.int32, device=device), torch.tensor([False], device=device)
+
+    def run(state: torch.Tensor, start: int, end: int, **rounding: Any) -> torch.Tensor:
+        bounds = torch.tensor([0, end - start], dtype=torch.int32, device=device)
+        part = [row[start:end] for row in rows]
+        out: torch.Tensor = scan.prefill(*part, skip, state, bounds, slots, slots, fresh, **rounding)
+        return out
+
+    pieces, whole = (load("longhorn", "gpu").from_canonical(op.states(4)).to(device) for _ in range(2))
+    out = torch.cat([run(pieces, 0, 40), run(pieces, 40, 41), run(pieces, 41, T)])
+    assert torch.equal(out, run(whole, 0, T))
+    assert torch.equal(pieces, whole)
+
+    seeds = torch.tensor([5], device=device)
+    scanned, stepped = pieces.bfloat16(), pieces.bfloat16()
+    run(scanned, 0, 1, seeds=seeds, salt=3)
+    step_rows = [row[:1] for row in rows]
+    load("longhorn", "gpu").step(*step_rows, skip, stepped, slots, slots, fresh, seeds=seeds, salt=3)
+    assert (scanned != stepped).float().mean() < 0.01
+
+
+HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_stochastic_rounding_is_the_references(dtype: torch.dtype) -> None:
+    """Where float32 states agree, so do all bits; elsewhere they are neighbours. Step and prefill alike."""
+    op, T, device = Longhorn(48, 16), 4, device_of("gpu")
+    rows = [row.to(device) for row in op.rows(T)]
+    seeds = torch.tensor([2**62 + 5, -3, 0, 2**31], device=device)
+    slots = torch.tensor([3, 5, 1, 2], dtype=torch.int32, device=device)
+    fresh = torch.tensor([False, True, False, False], device=device)
+    bounds = torch.arange(T + 1, dtype=torch.int32, device=device)
+    stored = {}
+    for backend, index in [("reference", [slots]), ("gpu", [slots]), ("gpu", [bounds, slots])]:
+        module = load("longhorn", backend)
+        state = module.from_canonical(op.states(NUM_SLOTS) * 1e-3).to(device, dtype)
+        op.call(backend, rows, state, [*index, slots, fresh], seeds=seeds, salt=7)
+        bits = module.to_canonical(state, op.D).view(torch.int16).int()
+        stored[backend, len(index)] = bits.cpu()
+    difference = (stored["gpu", 1] - stored["reference", 1]).abs()
+    assert difference.max() <= 1
+    assert difference.float().mean() < 1e-3
+    assert torch.equal(stored["gpu", 1], stored["gpu", 2])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("backend", ["reference", "gpu"])
+def test_stochastic_rounding_is_unbiased_and_keyed(backend: str, dtype: torch.dtype) -> None:
+    """Every element of a fresh state is 1/3 or, for float16, below its normal numbers too."""
+    D, N, device, module = 64, 16, device_of(backend), load("longhorn", backend)
+    k, dt = torch.ones(1, N, device=device), torch.zeros(1, D, device=device)
+    for target in (1 / 3, -1e-5 / 3, 1e-8 / 3):
+        x = torch.full((1, D), target * (2 + N), device=device)
+
+        def stored(seed: int, salt: int, slot: int, x: torch.Tensor = x) -> torch.Tensor:
+            h = module.from_canonical(torch.zeros(4, D, N)).to(device, dtype)
+            slots = torch.tensor([slot], dtype=torch.int32, device=device)
+            fresh, seeds = torch.tensor([True], device=device), torch.tensor([seed], device=device)
+            module.step(x, dt, k, k, x, dt[0], h, slots, slots, fresh, seeds=seeds, salt=salt)
+            result: torch.Tensor = module.to_canonical(h, D)[slot].cpu()
+            return result
+
+        drawn = torch.stack([stored(seed, salt=3, slot=1) for seed in range(8)]).double()
+        low, high = drawn.unique().tolist()
+        assert low < target < high
+        chance = (target - low) / (high - low)
+        deviation = (chance * (1 - chance) / drawn.numel()) ** 0.5
+        assert ((drawn == high).double().mean() - chance).abs() < 5 * deviation
+        assert torch.equal(stored(5, 3, 1), stored(5, 3, 2))
+        for other in (stored(5, 4, 1), stored(6, 3, 1), stored(5 + 2**32, 3, 1)):
+            assert not torch.equal(stored(5, 3, 1), other)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("backend", ["reference", "gpu"])
+def test_stochastic_rounding_keeps_exact_values_and_faults(backend: str, dtype: torch.dtype) -> None:
+    """With k = 0 nothing changes: values of 16 bits stay, and so do infinities and NaN."""
+    D, N, device, module = 5, 4, device_of(backend), load("longhorn", backend)
+    canonical = torch.randn(1, D, N).to(dtype)
+    canonical[0, 0] = torch.tensor([torch.nan, -torch.nan, -0.0, 2.0**-20])
+    h = module.from_canonical(canonical).to(device)
+    slots, seeds = torch.zeros(1, dtype=torch.int32, device=device), torch.tensor([9], device=device)
+    row, k = torch.zeros(1, D, device=device), torch.zeros(1, N, device=device)
+    module.step(row, row, k, k, row, row[0], h, slots, slots, torch.tensor([False], device=device), seeds=seeds)
+    torch.testing.assert_close(module.to_canonical(h, D).cpu(), canonical, rtol=0, atol=0, equal_nan=True)
