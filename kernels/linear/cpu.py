@@ -41,6 +41,12 @@ def linear(x: Tensor, packed: PackedLinear) -> Tensor:
     return out
 
 
+def linear_float32(x: Tensor, packed: PackedLinear, out: Tensor | None = None) -> Tensor:
+    """`linear` in float32, (T, N), in `out` where it is given."""
+    product = linear(x.float(), packed)
+    return product if out is None else out.copy_(product)
+
+
 @parallel
 def gemm(x: int, x_stride: int, weight: int, bias: int, T: int, N: int, K: int, out: int) -> None:
     """`linear` on addresses, for compiled callers too, in tiles of two rows of x and four of the weight.

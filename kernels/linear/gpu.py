@@ -17,3 +17,13 @@ def linear(x: Tensor, packed: PackedLinear) -> Tensor:
     """x @ weight.T + bias, x: (T, K) of the weights' dtype -> (T, N)."""
     weight, bias = packed
     return torch.nn.functional.linear(x, weight, bias)
+
+
+def linear_float32(x: Tensor, packed: PackedLinear, out: Tensor | None = None) -> Tensor:
+    """x @ weight.T, (T, N), in `out` where it is given: sums are not rounded to the weights' dtype. No bias."""
+    weight, bias = packed
+    assert bias is None
+    if x.is_cuda and x.dtype != torch.float32:
+        return torch.mm(x, weight.T, out_dtype=torch.float32, out=out)
+    product = torch.nn.functional.linear(x.float(), weight.float())
+    return product if out is None else out.copy_(product)
