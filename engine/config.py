@@ -46,7 +46,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     model: `demo`, a directory, a `.pt` file or a hub repository id. state_memory: bytes for the state
     pool, instead of num_slots. max_batch_tokens: tokens of one step, decode rows first. prefill_chunk:
-    tokens of one prompt in one step. max_queue: requests that may wait for a slot.
+    tokens of one prompt in one step. max_queue: requests that may wait for a slot. gpu_memory_utilization:
+    the share of a GPU's memory that may be used, by everybody. deterministic: a request's tokens have the
+    same bits alone, in any batch and in any chunks.
     """
 
     model: str = "demo"
@@ -62,6 +64,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_queue: int = 4096
     seed: int | None = None
     num_threads: int | None = None
+    gpu_memory_utilization: float = 0.9
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("device", Device), ("backend", Backend), ("dtype", Dtype), ("state_dtype", Dtype)):
@@ -79,10 +83,33 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be at least 1, not {value}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(f"gpu_memory_utilization must be in (0, 1], not {self.gpu_memory_utilization}")
+        if self.deterministic and self.state_dtype not in ("auto", "float32"):
+            raise ConfigError(f"deterministic needs state_dtype float32, not {self.state_dtype}")
         if self.num_slots is not None and self.state_memory is not None:
             raise ConfigError(
                 f"give num_slots ({self.num_slots}) or state_memory ({self.state_memory} bytes), not both"
             )
+
+
+class MemoryUse(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of the GPU by what holds them; all but `total`, `limit` and `left` add up to what is in use.
+
+    limit: gpu_memory_utilization of the total. others: the CUDA context, other processes, and what cannot be
+    told apart from them. workspace: activations, logits and staging of the largest step. table: what sampling
+    keeps of each slot. graphs: CUDA graphs and what the driver holds for them. left: below the limit.
+    """
+
+    total: int
+    limit: int
+    others: int
+    weights: int
+    workspace: int
+    table: int
+    pool: int
+    graphs: int
+    left: int
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,3 +131,5 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
     load_seconds: float
+    deterministic: bool = False
+    memory: MemoryUse | None = None

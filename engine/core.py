@@ -1,33 +1,54 @@
-"""The engine's loop body: `schedule → run → postprocess`. One thread, no I/O, token ids only."""
+"""The engine's loop body: `schedule → run → postprocess`. One thread, no I/O, token ids only.
+
+On a GPU it is one step ahead: the host plans and launches step i+1, then reads what step i drew.
+"""
+
+from collections import deque
 
 import numpy as np
 
 from remuda.engine.config import EngineInfo
 from remuda.engine.errors import InvalidRequestError
-from remuda.engine.runner import Runner, StepResult
-from remuda.engine.sampler import Sampled
+from remuda.engine.runner import PendingStep, Runner, StepResult
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.scheduler import Plan, PrefillChunk, Scheduler
 from remuda.engine.sequence import Request, Sequence, mix64
 from remuda.engine.state_pool import StatePool
-from remuda.engine.wire import FinishReason, SequenceOutput
+from remuda.engine.wire import FinishReason, SequenceOutput, TokenLogprobs
 
 
 class EngineCore:
-    """Requests in, token ids out, one step at a time. Built by `start.start_engine`."""
+    """Requests in, token ids out, one step at a time. Built by `start.build_core`.
 
-    def __init__(self, info: EngineInfo, scheduler: Scheduler, runner: Runner, pool: StatePool, seed: int) -> None:
+    depth: steps that may be under way when `step` returns, 0 or 1. A sequence that a stop token ends has
+    then a row in the step under way; what that draws for it is dropped.
+    """
+
+    def __init__(
+        self,
+        info: EngineInfo,
+        scheduler: Scheduler,
+        runner: Runner,
+        pool: StatePool,
+        *,
+        seed: int,
+        depth: int,
+    ) -> None:
         self.info = info
         self._scheduler = scheduler
         self.runner = runner
         self._pool = pool
         self._seed = seed
+        self._depth = depth
+        self._under_way: deque[tuple[Plan, PendingStep]] = deque()
+        # What a step that failed owes to those who were in it.
+        self._failures: list[SequenceOutput] = []
         self._num_added = 0
 
     @property
     def has_work(self) -> bool:
-        """A request waits or runs."""
-        return self._scheduler.has_work
+        """A request waits or runs, a step is under way, or a failure is still to be told."""
+        return self._scheduler.has_work or bool(self._under_way) or bool(self._failures)
 
     @property
     def num_free_slots(self) -> int:
@@ -70,11 +91,16 @@ class EngineCore:
             )
         params.check_vocabulary(vocab_size)
         seed = mix64(self._seed ^ mix64(self._num_added))
-        self._scheduler.add(Request.create(request_id, np.array(prompt, dtype=np.int32), params, seed))
+        ids = np.array(prompt, dtype=np.int32)
+        self._scheduler.add(Request.create(request_id, ids, params, seed, self.info.eos_token_ids))
         self._num_added += 1
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one sequence of it, and free what it holds. Unknown ids are no error."""
+        if self._failures:
+            self._failures = [
+                o for o in self._failures if o.request_id != request_id or index not in (None, o.index)
+            ]
         request = self._scheduler.get(request_id)
         if request is None:
             return
@@ -83,55 +109,109 @@ class EngineCore:
                 self._scheduler.finish(sequence)
 
     def step(self) -> list[SequenceOutput]:
-        """Advance everybody by one step, and say what it brought to whom."""
+        """Advance everybody by one step, and say what a step brought to whom: this one, or the one before.
+
+        Where the runner raises, everybody in a step under way ends with an error, which the next call tells.
+        """
+        if self._failures:
+            failures, self._failures = self._failures, []
+            return failures
         plan = self._scheduler.schedule()
-        result = self.runner.run(plan)
+        try:
+            return self._advance(plan)
+        except BaseException:
+            self._abandon([plan, *(pending for pending, _ in self._under_way)])
+            self._under_way.clear()
+            raise
+
+    def _advance(self, plan: Plan) -> list[SequenceOutput]:
+        if not plan.is_empty:
+            self._under_way.append((plan, self.runner.launch(plan)))
+            for chunk in plan.prefill:
+                if chunk.is_last:
+                    chunk.request.drop_prompt()
+        elif not self._under_way:
+            return []
+        if len(self._under_way) <= self._depth and not plan.is_empty:
+            return []
+        plan, pending = self._under_way[0]
+        result = pending.read()
+        self._under_way.popleft()
         return self._postprocess(plan, result)
+
+    def _abandon(self, plans: list[Plan]) -> None:
+        """End all who were in these steps: their states, or their tokens, are lost."""
+        for plan in plans:
+            lost = [*plan.decode, *(s for chunk in plan.prefill for s in chunk.request.sequences)]
+            for sequence in lost:
+                if not sequence.is_finished:
+                    self._failures.append(self._fail(sequence, "a step of the engine failed"))
 
     def _postprocess(self, plan: Plan, result: StepResult) -> list[SequenceOutput]:
         outputs = []
         for chunk in plan.prefill:
-            self._scheduler.advance(chunk)
             if chunk.is_last and chunk.request.params.max_tokens == 0:
-                outputs += [self._finish_unsampled(chunk, s) for s in list(chunk.request.sequences)]
-        outputs += [self._accept(sequence, sampled) for sequence, sampled in result.sampled]
+                live = [s for s in chunk.request.sequences if not s.is_finished]
+                outputs += [self._finish_unsampled(chunk, s) for s in live]
+        is_plain = result.logprobs is None
+        for row, (sequence, token) in enumerate(zip(result.sequences, result.tokens, strict=True)):
+            if sequence.is_finished:
+                continue
+            request = sequence.request
+            num_tokens = sequence.num_tokens = sequence.num_tokens + 1
+            # The common case, which a full batch repeats a thousand times a step.
+            if (
+                is_plain
+                and 1 < num_tokens < request.params.max_tokens
+                and token not in request.stop_ids
+                and token >= 0
+            ):
+                outputs.append(SequenceOutput(request.request_id, sequence.index, [token]))
+            else:
+                logprobs = None if result.logprobs is None else result.logprobs[row]
+                outputs.append(self._accept(sequence, token, logprobs))
         return outputs
 
     def _finish_unsampled(self, chunk: PrefillChunk, sequence: Sequence) -> SequenceOutput:
         if not chunk.request.is_healthy:
-            return self._fail(sequence)
+            return self._fail_unhealthy(sequence, 0)
         self._scheduler.finish(sequence)
         output = SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="length")
         self._attach_prompt_logprobs(output, chunk.request)
         return output
 
-    def _accept(self, sequence: Sequence, sampled: Sampled) -> SequenceOutput:
+    def _accept(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> SequenceOutput:
         """Take a drawn token into the sequence, or end it where its state has gone bad."""
         request = sequence.request
-        if not sampled.is_healthy or not request.is_healthy:
-            return self._fail(sequence)
-        token = sequence.last_token = sampled.token
-        sequence.num_tokens += 1
-        logprobs = None if sampled.logprobs is None else [sampled.logprobs]
+        if token < 0 or not request.is_healthy:
+            return self._fail_unhealthy(sequence, sequence.num_tokens - 1)
         reason, stop_token = self._finish_reason(sequence, token)
-        output = SequenceOutput(request.request_id, sequence.index, [token], logprobs, None, reason, stop_token)
+        output = SequenceOutput(
+            request.request_id,
+            sequence.index,
+            [token],
+            None if logprobs is None else [logprobs],
+            finish_reason=reason,
+            stop_token=stop_token,
+        )
         if sequence.num_tokens == 1:
             self._attach_prompt_logprobs(output, request)
         if reason is not None:
             self._scheduler.finish(sequence)
         return output
 
-    def _fail(self, sequence: Sequence) -> SequenceOutput:
+    def _fail_unhealthy(self, sequence: Sequence, num_tokens: int) -> SequenceOutput:
+        return self._fail(sequence, f"the model gave logits that are not finite after {num_tokens} new tokens")
+
+    def _fail(self, sequence: Sequence, error: str) -> SequenceOutput:
         self._scheduler.finish(sequence)
-        error = f"the model gave logits that are not finite after {sequence.num_tokens} new tokens"
         return SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="error", error=error)
 
-    def _finish_reason(self, sequence: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
-        params = sequence.request.params
-        is_eos = token in self.info.eos_token_ids and not params.ignore_eos
-        if is_eos or token in params.stop_token_ids:
+    @staticmethod
+    def _finish_reason(sequence: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
+        if token in sequence.request.stop_ids:
             return "stop", token
-        return ("length", None) if sequence.num_tokens >= params.max_tokens else (None, None)
+        return ("length", None) if sequence.num_tokens >= sequence.request.params.max_tokens else (None, None)
 
     @staticmethod
     def _attach_prompt_logprobs(output: SequenceOutput, request: Request) -> None:

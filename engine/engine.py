@@ -135,11 +135,15 @@ class Engine:
             raise ConfigError(f"{len(each)} sampling parameters were given for {len(many)} prompts")
         runs: list[_Run] = []
         waiting = deque(zip(many, each, strict=True))
+        num_ended = 0
         try:
-            while waiting or any(not run.is_finished for run in runs):
+            while waiting or num_ended < len(runs):
                 while waiting and self.core.num_waiting < self.core.info.max_queue:
                     runs.append(self._start(*waiting.popleft()))
                 self._step()
+                # Requests end about in their order: those at the front are looked at once.
+                while num_ended < len(runs) and runs[num_ended].is_finished:
+                    num_ended += 1
         finally:
             self._end(runs)
         for run in runs:
@@ -177,6 +181,10 @@ class Engine:
         for run in runs:
             self.core.abort(run.request_id)
             del self._runs[run.request_id]
+        if not self._runs:
+            # A step may be under way in which those who have ended still had a row.
+            while self.core.has_work:
+                self.core.step()
 
 
 def _as_list(prompts: Prompt | list[str] | list[list[int]]) -> list[Prompt]:

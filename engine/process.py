@@ -4,6 +4,7 @@
 until stdin reaches its end, which tells that the parent is gone.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -70,6 +71,9 @@ class EngineServer:
             self._report(EngineFailed(type(error).__name__, str(error)))
             return False
         self._report(EngineReady(self._core.info))
+        # What stands now stays: the collector need not go over it in the middle of a step.
+        gc.collect()
+        gc.freeze()
         return True
 
     def serve(self) -> None:

@@ -1,31 +1,72 @@
-"""Turns a plan into flat tensors, runs the model, and samples. Decides nothing."""
+"""Turns a plan into tensors, runs the model, samples on the host. Decides nothing. On GPUs: device_runner.py."""
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 import torch
 
 from remuda.engine.models.base import ForwardBatch, Model, Slots
-from remuda.engine.sampler import Sampled, Sampler, token_logprobs
+from remuda.engine.packing import PackedStep, num_output_rows, pack
+from remuda.engine.sampler import Sampler, token_logprobs
 from remuda.engine.scheduler import Plan, PrefillChunk
-from remuda.engine.sequence import Sequence
+from remuda.engine.sequence import Sequence, row_seed
 from remuda.engine.state_pool import StatePool
+from remuda.engine.wire import TokenLogprobs
 from remuda.kernels.slots import PAD_SLOT
 
 # Rows of logits held at once for prompt log-probabilities: 50 MB each for a vocabulary of 50,000.
 _LOGPROB_ROWS: Final = 256
+# What a sequence draws where its logits are not finite.
+NO_TOKEN: Final = -1
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """The tokens that a step drew. Prompt log-probabilities are appended to their requests."""
+    """What a step drew: `tokens[i]` for `sequences[i]`, or NO_TOKEN where its logits were not finite.
 
-    sampled: list[tuple[Sequence, Sampled]]
+    logprobs: one entry per sequence, None where it asks for none; None where nobody does. Those of prompts
+    are appended to their requests.
+    """
+
+    sequences: list[Sequence]
+    tokens: list[int]
+    logprobs: list[TokenLogprobs | None] | None = None
 
 
-class Runner:
-    """Owns the model, the pool's tensors and the sampler, on one device."""
+class PendingStep(Protocol):
+    """A step under way."""
+
+    def read(self) -> StepResult:
+        """Wait for the step to end. Called once, and in the order of the steps."""
+        ...
+
+
+class Runner(Protocol):
+    """Owns the model, the pool's tensors and the sampling, on one device."""
+
+    def launch(self, plan: Plan) -> PendingStep:
+        """Advance every sequence of the plan. After a prompt's last chunk its state is copied to all its slots."""
+        ...
+
+    def warm_up(self, num_decode: int, num_prefill: int, num_seqs: int = 1) -> None:
+        """Run a step of pad rows, which compiles its kernels and touches no slot.
+
+        num_prefill: tokens beside the `num_decode` rows, in `num_seqs` chunks of about equal length.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class _Done:
+    result: StepResult
+
+    def read(self) -> StepResult:
+        return self.result
+
+
+class HostRunner:
+    """Draws tokens by `Sampler`, from logits that it waits for: a step has ended when `launch` returns."""
 
     def __init__(self, model: Model, pool: StatePool, sampler: Sampler) -> None:
         self._model = model
@@ -34,82 +75,70 @@ class Runner:
         self._device = model.device
 
     @torch.inference_mode()
-    def run(self, plan: Plan) -> StepResult:
-        """Advance every sequence of the plan. After a prompt's last chunk its state is copied to all its slots."""
-        batch = self._pack(plan)
-        hidden = self._model.forward(batch, self._pool.layers)
-        for chunk in plan.prefill:
+    def launch(self, plan: Plan) -> PendingStep:
+        """See `Runner.launch`."""
+        step = pack(plan)
+        hidden = self._model.forward(self._batch(plan, step), self._pool.layers)
+        for chunk in step.chunks:
             if chunk.is_last:
                 self._fork(chunk)
-        row = len(plan.decode)
-        rows, sequences = list(range(row)), list(plan.decode)
-        for chunk in plan.prefill:
-            num_rows = _num_output_rows(chunk)
-            if chunk.request.params.prompt_logprobs is not None:
-                self._read_prompt_logprobs(chunk, hidden[row : row + num_rows])
-            row += num_rows
-            if chunk.is_last and chunk.request.params.max_tokens > 0:
-                live = [s for s in chunk.request.sequences if not s.is_finished]
-                rows += [row - 1] * len(live)
-                sequences += live
-        if not rows:
-            return StepResult([])
-        if rows != list(range(len(hidden))):
-            hidden = hidden[torch.tensor(rows, device=self._device)]
-        sampled = self._sampler.sample(self._model.logits(hidden), sequences)
-        return StepResult(list(zip(sequences, sampled, strict=True)))
+        self._read_prompt_logprobs(step, hidden)
+        if not step.sequences:
+            return _Done(StepResult([], []))
+        if len(hidden) != len(step.sequences) or not np.array_equal(step.output_of, np.arange(len(hidden))):
+            hidden = hidden[self._tensor(step.output_of)]
+        sampled = self._sampler.sample(self._model.logits(hidden), step.sequences)
+        tokens = [s.token if s.is_healthy else NO_TOKEN for s in sampled]
+        for sequence, token in zip(step.sequences, tokens, strict=True):
+            sequence.last_token = token
+        logprobs = [s.logprobs for s in sampled] if any(s.logprobs is not None for s in sampled) else None
+        return _Done(StepResult(step.sequences, tokens, logprobs))
 
     @torch.inference_mode()
-    def warm_up(self, num_decode: int, num_prefill: int) -> None:
-        """Run a step of pad rows, which compiles its kernels and touches no slot."""
-        num_tokens = num_decode + num_prefill
-        pads = torch.full((num_decode + (num_prefill > 0),), PAD_SLOT, dtype=torch.int32, device=self._device)
-        fresh = torch.zeros_like(pads, dtype=torch.bool)
-        slots = Slots(pads, pads, fresh)
-        batch = ForwardBatch(
-            token_ids=torch.zeros(num_tokens, dtype=torch.int64, device=self._device),
-            num_decode=num_decode,
-            decode=Slots(*(t[:num_decode] for t in slots)),
-            prefill=Slots(*(t[num_decode:] for t in slots)),
-            cu_seqlens=torch.tensor([0, num_prefill], dtype=torch.int32, device=self._device),
-            output_rows=torch.arange(num_tokens, device=self._device),
-        )
+    def warm_up(self, num_decode: int, num_prefill: int, num_seqs: int = 1) -> None:
+        """See `Runner.warm_up`."""
+        has_seeds = self._model.state_dtype != torch.float32
+        batch = pad_batch(num_decode, num_prefill, num_seqs, self._device, has_seeds=has_seeds)
         self._model.logits(self._model.forward(batch, self._pool.layers))
 
-    def _pack(self, plan: Plan) -> ForwardBatch:
-        num_decode = len(plan.decode)
-        pieces: list[np.ndarray] = [np.array([s.last_token for s in plan.decode], dtype=np.int64)]
-        pieces += [chunk.request.prompt[chunk.start : chunk.end] for chunk in plan.prefill]
-        slots = [s.slot for s in plan.decode] + [c.request.sequences[0].slot for c in plan.prefill]
-        fresh = [False] * num_decode + [c.start == 0 for c in plan.prefill]
-        bounds = np.cumsum([0] + [c.end - c.start for c in plan.prefill], dtype=np.int32)
-        rows = list(range(num_decode))
-        for chunk, end in zip(plan.prefill, bounds[1:].tolist(), strict=True):
-            rows += range(num_decode + end - _num_output_rows(chunk), num_decode + end)
-        slots_tensor = self._tensor(np.array(slots, dtype=np.int32))
-        fresh_tensor = self._tensor(np.array(fresh, dtype=np.bool_))
+    def _batch(self, plan: Plan, step: PackedStep) -> ForwardBatch:
+        b = step.num_decode
+        last_tokens = np.array([s.last_token for s in plan.decode], dtype=np.int64)
+        slots, fresh = self._tensor(step.slots), self._tensor(step.fresh)
+        seeds: torch.Tensor | None = None
+        if self._model.state_dtype != torch.float32:
+            rows = [row_seed(s.key, s.num_tokens) for s in plan.decode]
+            rows += [row_seed(c.request.sequences[0].key, -c.end) for c in step.chunks]
+            seeds = self._tensor(np.array(rows, dtype=np.int64))
         return ForwardBatch(
-            token_ids=self._tensor(np.concatenate(pieces, dtype=np.int64)),
-            num_decode=num_decode,
-            decode=Slots(slots_tensor[:num_decode], slots_tensor[:num_decode], fresh_tensor[:num_decode]),
-            prefill=Slots(slots_tensor[num_decode:], slots_tensor[num_decode:], fresh_tensor[num_decode:]),
-            cu_seqlens=self._tensor(bounds),
-            output_rows=self._tensor(np.array(rows, dtype=np.int64)),
+            token_ids=self._tensor(np.concatenate([last_tokens, step.prompt_ids])),
+            num_decode=b,
+            decode=Slots(slots[:b], slots[:b], fresh[:b]),
+            prefill=Slots(slots[b:], slots[b:], fresh[b:]),
+            cu_seqlens=self._tensor(step.cu_seqlens),
+            output_rows=self._tensor(step.output_rows),
+            decode_seeds=None if seeds is None else seeds[:b],
+            prefill_seeds=None if seeds is None else seeds[b:],
         )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
 
     def _fork(self, chunk: PrefillChunk) -> None:
-        first, *others = chunk.request.sequences
-        assert first.slot is not None
-        for sequence in others:
-            assert sequence.slot is not None
-            self._pool.copy(first.slot, sequence.slot)
         for sequence in chunk.request.sequences:
+            if sequence.slot is not None and sequence.slot != chunk.slot:
+                self._pool.copy(chunk.slot, sequence.slot)
             self._sampler.start(sequence, self._device)
 
-    def _read_prompt_logprobs(self, chunk: PrefillChunk, hidden: torch.Tensor) -> None:
+    def _read_prompt_logprobs(self, step: PackedStep, hidden: torch.Tensor) -> None:
+        row = step.num_decoding
+        for chunk in step.chunks:
+            num_rows = num_output_rows(chunk)
+            if chunk.request.params.prompt_logprobs is not None:
+                self._score_prompt(chunk, hidden[row : row + num_rows])
+            row += num_rows
+
+    def _score_prompt(self, chunk: PrefillChunk, hidden: torch.Tensor) -> None:
         """Row i of `hidden` (end - start, M) predicts prompt token start + i + 1; the last may predict none."""
         request = chunk.request
         targets = request.prompt[chunk.start + 1 : chunk.end + 1].tolist()
@@ -122,8 +151,23 @@ class Runner:
             request.prompt_logprobs += token_logprobs(logprobs, block, request.params.prompt_logprobs or 0)
 
 
-def _num_output_rows(chunk: PrefillChunk) -> int:
-    """Hidden rows that a chunk is asked for: all for prompt log-probabilities, else the last of the prompt."""
-    if chunk.request.params.prompt_logprobs is not None:
-        return chunk.end - chunk.start
-    return int(chunk.is_last)
+def pad_batch(
+    num_decode: int, num_prefill: int, num_seqs: int, device: torch.device, *, has_seeds: bool
+) -> ForwardBatch:
+    """A step of pad rows: `num_decode`, and `num_prefill` tokens in `num_seqs` chunks, whose last is wanted."""
+    num_seqs = min(num_seqs, num_prefill)
+    pads = torch.full((num_decode + num_seqs,), PAD_SLOT, dtype=torch.int32, device=device)
+    slots = Slots(pads, pads, torch.zeros_like(pads, dtype=torch.bool))
+    bounds = np.linspace(0, num_prefill, num_seqs + 1).astype(np.int32)
+    rows = np.concatenate([np.arange(num_decode), num_decode + bounds[1:] - 1]).astype(np.int64)
+    seeds = torch.zeros(len(pads), dtype=torch.int64, device=device)
+    return ForwardBatch(
+        token_ids=torch.zeros(num_decode + num_prefill, dtype=torch.int64, device=device),
+        num_decode=num_decode,
+        decode=Slots(*(t[:num_decode] for t in slots)),
+        prefill=Slots(*(t[num_decode:] for t in slots)),
+        cu_seqlens=torch.from_numpy(bounds).to(device),
+        output_rows=torch.from_numpy(rows).to(device),
+        decode_seeds=seeds[:num_decode] if has_seeds else None,
+        prefill_seeds=seeds[num_decode:] if has_seeds else None,
+    )

@@ -1,8 +1,12 @@
 """Decides what one step computes, and who holds a slot. Touches no tensor but through the pool's counters."""
 
-from collections import deque
+from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from remuda.engine.decode_batch import DecodeBatch
 from remuda.engine.errors import QueueFullError
 from remuda.engine.sequence import Request, Sequence
 from remuda.engine.state_pool import StatePool
@@ -10,11 +14,12 @@ from remuda.engine.state_pool import StatePool
 
 @dataclass(frozen=True)
 class PrefillChunk:
-    """Prompt tokens [start, end) of a request."""
+    """Prompt tokens [start, end) of a request, read into `slot`."""
 
     request: Request
     start: int
     end: int
+    slot: int
 
     @property
     def is_last(self) -> bool:
@@ -24,10 +29,16 @@ class PrefillChunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step: a token for every decoding sequence, then prompt chunks."""
+    """One step: a token for every decoding sequence, whose slots are `slots`, then prompt chunks."""
 
     decode: list[Sequence]
+    slots: npt.NDArray[np.int32]
     prefill: list[PrefillChunk]
+
+    @property
+    def is_empty(self) -> bool:
+        """There is nothing to compute."""
+        return not self.decode and not self.prefill
 
 
 class Scheduler:
@@ -35,6 +46,8 @@ class Scheduler:
 
     A request is admitted when the pool has a slot for each of its sequences; until then it waits, and
     everybody behind it. So nothing that happens to an admitted request can run out of memory.
+    What a plan says counts as done when the plan is made: the next may be asked for before it has run,
+    because steps run in order.
     """
 
     def __init__(self, pool: StatePool, *, max_batch_tokens: int, prefill_chunk: int, max_queue: int) -> None:
@@ -44,9 +57,9 @@ class Scheduler:
         self._prefill_chunk = prefill_chunk
         self._max_queue = max_queue
         self._requests: dict[str, Request] = {}
-        self._waiting: deque[Request] = deque()
-        self._prefilling: list[Request] = []
-        self._decoding: list[Sequence] = []
+        self._waiting: OrderedDict[str, Request] = OrderedDict()
+        self._prefilling: OrderedDict[str, Request] = OrderedDict()
+        self._decoding = DecodeBatch(pool.num_slots)
 
     @property
     def has_work(self) -> bool:
@@ -73,53 +86,65 @@ class Scheduler:
         if len(self._waiting) >= self._max_queue:
             raise QueueFullError(f"{len(self._waiting)} requests are waiting, the limit is {self._max_queue}")
         self._requests[request.request_id] = request
-        self._waiting.append(request)
+        self._waiting[request.request_id] = request
 
     def schedule(self) -> Plan:
         """Admit who can be admitted, and share the step's tokens out: decode first, then prompts in order."""
         self._admit()
         budget = self._max_batch_tokens - len(self._decoding)
         chunks = []
-        for request in self._prefilling:
-            start = request.num_computed
+        for request in self._prefilling.values():
+            start, slot = request.num_computed, request.sequences[0].slot
             size = min(request.num_prompt_tokens - start, self._prefill_chunk, budget)
             if size == 0:
                 break
-            chunks.append(PrefillChunk(request, start, start + size))
+            assert slot is not None
+            chunks.append(PrefillChunk(request, start, start + size, slot))
             budget -= size
-        return Plan(list(self._decoding), chunks)
+        decode, slots = self._decoding.take_step()
+        for chunk in chunks:
+            self._advance(chunk)
+        return Plan(decode, slots, chunks)
 
     def _admit(self) -> None:
         """Give slots to those who wait, in order, as far as they go."""
-        while self._waiting and len(self._waiting[0].sequences) <= self._pool.num_free:
-            request = self._waiting.popleft()
+        while self._waiting:
+            name, request = next(iter(self._waiting.items()))
+            if len(request.sequences) > self._pool.num_free:
+                break
+            del self._waiting[name]
             for sequence in request.sequences:
                 sequence.slot = self._pool.allocate()
-            self._prefilling.append(request)
+            self._prefilling[name] = request
 
-    def advance(self, chunk: PrefillChunk) -> None:
-        """Note that a chunk was computed; after the last one the request's sequences decode."""
+    def _advance(self, chunk: PrefillChunk) -> None:
+        """Note that a chunk is computed; after the last one the request's sequences decode.
+
+        That step draws their first token. A slot given back here is in the plan still, and is not drawn
+        again before the next.
+        """
         request = chunk.request
         request.num_computed = chunk.end
         if not chunk.is_last:
             return
-        request.drop_prompt()
-        self._prefilling.remove(request)
+        del self._prefilling[request.request_id]
         for sequence in request.sequences:
             if sequence.is_finished:
                 self._release(sequence)
-            else:
-                self._decoding.append(sequence)
+            elif request.params.max_tokens > 1:
+                self._decoding.add(sequence, request.params.max_tokens - 1)
 
     def finish(self, sequence: Sequence) -> None:
-        """End a sequence wherever it stands, and give its slot back. Only between steps.
+        """End a sequence wherever it stands, and give its slot back.
 
-        While the prompt is still being read for its siblings, its slot stays taken until that is done.
+        A step under way may still use the slot: whatever its next owner does comes after. While the prompt
+        is being read for its siblings, its slot stays taken until that is done.
         """
         if sequence.is_finished:
             return
         sequence.is_finished = True
         request = sequence.request
+        request.num_live -= 1
         if request.is_finished:
             self._forget(request)
         elif not request.is_prefilling:
@@ -127,16 +152,13 @@ class Scheduler:
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.request_id]
-        if request in self._prefilling:
-            self._prefilling.remove(request)
-        elif request in self._waiting:
-            self._waiting.remove(request)
+        self._waiting.pop(request.request_id, None)
+        self._prefilling.pop(request.request_id, None)
         for sequence in request.sequences:
             self._release(sequence)
 
     def _release(self, sequence: Sequence) -> None:
-        if sequence in self._decoding:
-            self._decoding.remove(sequence)
+        self._decoding.remove(sequence)
         if sequence.slot is not None:
             self._pool.free(sequence.slot)
             sequence.slot = None

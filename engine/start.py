@@ -13,23 +13,27 @@ import torch
 from remuda.engine.backend import KernelBackend, resolve_device, select_backend, set_num_threads
 from remuda.engine.checkpoint.find import find_checkpoint
 from remuda.engine.checkpoint.read import read_model_config, read_weights
+from remuda.engine.compile_watch import watch_compilations
 from remuda.engine.config import EngineConfig, EngineInfo
 from remuda.engine.core import EngineCore
+from remuda.engine.device_runner import DeviceRunner
 from remuda.engine.errors import ConfigError
+from remuda.engine.gpu_memory import Measured, account, fit_slots, measure, survey, table_bytes
 from remuda.engine.models.base import Model
 from remuda.engine.models.longhorn import Longhorn
-from remuda.engine.runner import Runner
+from remuda.engine.runner import HostRunner, Runner
 from remuda.engine.sampler import Sampler
 from remuda.engine.scheduler import Scheduler
 from remuda.engine.state_pool import StatePool, slot_bytes
 from remuda.engine.tokenizer import SpecialTokens, load_special_tokens
+from remuda.engine.warm_up import warm_up
 
 Progress = Callable[[str, float], None]
 
 # The pool's share of the memory that is left once the weights are loaded, where no size is given.
 _AUTO_MEMORY_SHARE: Final = 0.25
 _AUTO_MAX_SLOTS: Final = {"cpu": 256, "cuda": 1024}
-_AUTO_PREFILL_CHUNK: Final = {"cpu": 256, "cuda": 2048}
+_AUTO_PREFILL_CHUNK: Final = {"cpu": 256, "cuda": 8192}
 
 _MODELS: Final = {"longhorn": Longhorn}
 
@@ -39,7 +43,7 @@ def start_engine(config: EngineConfig, progress: Progress | None = None) -> Engi
     progress = progress or _silent
     began = time.monotonic()
     device = resolve_device(config.device)
-    backend = select_backend(config.backend, device)
+    backend = select_backend(config.backend, device, deterministic=config.deterministic)
     set_num_threads(backend, config.num_threads)
     dtype, state_dtype = _resolve_dtypes(config, device, backend)
 
@@ -52,27 +56,46 @@ def start_engine(config: EngineConfig, progress: Progress | None = None) -> Engi
     model = _MODELS[model_config.model_type](
         model_config, weights, backend, device=device, dtype=dtype, state_dtype=state_dtype
     )
-    core = build_core(model, config, name=location.name, special=special)
-    _warm_up(core, progress)
+    core = build_core(model, config, name=location.name, special=special, progress=progress)
     core.info = msgspec.structs.replace(core.info, load_seconds=time.monotonic() - began)
     return core
 
 
 def build_core(
-    model: Model, config: EngineConfig, *, name: str = "model", special: SpecialTokens | None = None
+    model: Model,
+    config: EngineConfig,
+    *,
+    name: str = "model",
+    special: SpecialTokens | None = None,
+    progress: Progress | None = None,
+    depth: int | None = None,
 ) -> EngineCore:
-    """A core over a loaded model, sized by `config`, not warmed up. Raises ConfigError if a size does not fit."""
+    """A core over a loaded model, sized by `config`; warmed up where `progress` is to hear of it, or on a GPU.
+
+    depth: see `EngineCore`; by default 1 on a GPU. Raises ConfigError if a size does not fit.
+    """
     special = special or SpecialTokens(None, ())
-    num_slots = _resolve_num_slots(config, slot_bytes(model.state_spec), model.device)
-    prefill_chunk = config.prefill_chunk or _AUTO_PREFILL_CHUNK[model.device.type]
+    device = model.device
+    prefill_chunk = config.prefill_chunk or _AUTO_PREFILL_CHUNK[device.type]
+    has_table = model.backend.sample is not None
+    measured: Measured | None = None
+    if device.type == "cuda" and has_table:
+        watch_compilations(False)
+        num_slots, measured = _resolve_gpu_slots(config, model, prefill_chunk)
+    else:
+        num_slots = _resolve_num_slots(config, slot_bytes(model.state_spec), device)
     max_batch_tokens = _resolve_max_batch_tokens(config, num_slots, prefill_chunk)
-    pool = StatePool(model.state_spec, num_slots, model.device)
-    sampler = Sampler(model.config.vocab_size, special.eos_token_ids)
+    pool = StatePool(model.state_spec, num_slots, device)
+    runner: Runner
+    if has_table:
+        runner = DeviceRunner(model, pool, num_slots)
+    else:
+        runner = HostRunner(model, pool, Sampler(model.config.vocab_size, special.eos_token_ids))
     info = EngineInfo(
         model=name,
         model_type=model.config.model_type,
         num_parameters=model.num_parameters,
-        device=_describe(model.device),
+        device=_describe(device),
         backend=model.backend.name,
         dtype=_name(model.dtype),
         state_dtype=_name(model.state_dtype),
@@ -85,26 +108,55 @@ def build_core(
         eos_token_ids=special.eos_token_ids,
         bos_token_id=special.bos_token_id,
         load_seconds=0.0,
+        deterministic=config.deterministic,
     )
+    if progress is not None or measured is not None:
+        _warm_up(runner, info, progress or _silent)
+    if measured is not None and isinstance(runner, DeviceRunner):
+        info = msgspec.structs.replace(
+            info, memory=account(measured, model, config, num_slots, runner.graph_bytes)
+        )
     scheduler = Scheduler(
         pool, max_batch_tokens=max_batch_tokens, prefill_chunk=prefill_chunk, max_queue=config.max_queue
     )
+    if depth is None:
+        depth = int(has_table and device.type == "cuda")
+    # A step of the host's sampler needs the tokens of the one before.
+    assert depth == 0 or has_table
     seed = secrets.randbits(63) if config.seed is None else config.seed
-    return EngineCore(info, scheduler, Runner(model, pool, sampler), pool, seed)
+    return EngineCore(info, scheduler, runner, pool, seed=seed, depth=depth)
 
 
 def _silent(stage: str, fraction: float) -> None:
     """Progress that nobody watches."""
 
 
-def _warm_up(core: EngineCore, progress: Progress) -> None:
-    """Compile every kernel variant before the first request, which must not pay for it."""
-    num_slots, chunk = core.info.num_slots, min(core.info.prefill_chunk, core.info.max_batch_tokens)
-    sizes = [(1, 0), (0, chunk), (1, 2)]
-    sizes += [(rows, 0) for rows in (2, 64, 65, 128, 256, 512, 1024) if rows <= num_slots]
-    for done, (num_decode, num_prefill) in enumerate(sizes):
-        progress("warming up the kernels (the first start on a machine compiles them)", done / len(sizes))
-        core.runner.warm_up(num_decode, num_prefill)
+def _warm_up(runner: Runner, info: EngineInfo, progress: Progress) -> None:
+    stage = "warming up the kernels (the first start on a machine compiles them)"
+    warm_up(runner, info.num_slots, info.prefill_chunk, info.max_batch_tokens, lambda f: progress(stage, f))
+
+
+def _resolve_gpu_slots(config: EngineConfig, model: Model, prefill_chunk: int) -> tuple[int, Measured]:
+    """Slots that fit, beside a step of so many rows, and what was measured for it."""
+    bytes_per_slot = slot_bytes(model.state_spec)
+    max_slots = config.num_slots or _AUTO_MAX_SLOTS["cuda"]
+    if config.state_memory is not None:
+        max_slots = _slots_of(config.state_memory, bytes_per_slot)
+    elif config.num_slots is None and config.max_batch_tokens is not None:
+        max_slots = max(1, min(max_slots, config.max_batch_tokens - 1))
+    max_batch_tokens = _resolve_max_batch_tokens(config, max_slots, prefill_chunk)
+    bytes_per_slot += table_bytes(model.config.vocab_size)
+    # A number that is far too large would not get through the measurement.
+    max_slots = fit_slots(survey(model.device), config, bytes_per_slot, max_slots)
+    measured = measure(model, max_slots, max_batch_tokens)
+    return fit_slots(measured, config, bytes_per_slot, max_slots), measured
+
+
+def _slots_of(state_memory: int, bytes_per_slot: int) -> int:
+    num_slots = state_memory // bytes_per_slot
+    if num_slots < 1:
+        raise ConfigError(f"state_memory is {state_memory} bytes, but one slot takes {bytes_per_slot}")
+    return num_slots
 
 
 def _resolve_dtypes(
@@ -134,10 +186,7 @@ def _resolve_num_slots(config: EngineConfig, bytes_per_slot: int, device: torch.
     if config.state_memory is not None:
         if config.state_memory > _free_memory(device):
             raise ConfigError(f"state_memory is {config.state_memory} bytes, and {_free_memory(device)} are free")
-        num_slots = config.state_memory // bytes_per_slot
-        if num_slots < 1:
-            raise ConfigError(f"state_memory is {config.state_memory} bytes, but one slot takes {bytes_per_slot}")
-        return num_slots
+        return _slots_of(config.state_memory, bytes_per_slot)
     num_slots = int(_free_memory(device) * _AUTO_MEMORY_SHARE) // bytes_per_slot
     if num_slots < 1:
         raise ConfigError(f"{_free_memory(device)} bytes are free, too few for a slot of {bytes_per_slot} bytes")

@@ -41,7 +41,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top: list[tuple[int, float]]
 
 
-class SequenceOutput(msgspec.Struct, array_like=True):
+class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
     """What one step brought to one sequence.
 
     `stop_token` is the id that ended it (it is then the last of `token_ids`). `prompt_logprobs` comes

@@ -42,6 +42,14 @@ _Device = Annotated[Device, Parameter(group=_MODEL, help="Where the model runs."
 _Backend = Annotated[Backend, Parameter(group=_MODEL, help="Which kernels it runs on.")]
 _Dtype = Annotated[Dtype, Parameter(group=_MODEL, help="Type of weights and activations.")]
 _StateDtype = Annotated[Dtype, Parameter(group=_MODEL, help="Type of the recurrent states.")]
+_Deterministic = Annotated[
+    bool,
+    Parameter(
+        group=_MODEL,
+        negative=(),
+        help="The same bits for a request alone, in any batch, in any chunks; slower. GPU only.",
+    ),
+]
 _Tokenizer = Annotated[
     str | None,
     Parameter(group=_MODEL, help="Tokenizer file, directory or hub repository, not the checkpoint's."),
@@ -93,6 +101,7 @@ def serve(
     backend: _Backend = "auto",
     dtype: _Dtype = "auto",
     state_dtype: _StateDtype = "auto",
+    deterministic: _Deterministic = False,
     tokenizer: _Tokenizer = None,
     seed: _Seed = None,
     num_threads: _Threads = None,
@@ -115,6 +124,14 @@ def serve(
     prefill_chunk: Annotated[
         int | None, _WHOLE, Parameter(group=_CAPACITY, help="Tokens of one prompt in one step.")
     ] = None,
+    gpu_memory_utilization: Annotated[
+        float,
+        Parameter(
+            group=_CAPACITY,
+            validator=Number(gt=0, lte=1),
+            help="Share of a GPU's memory that may be used, by this process and others.",
+        ),
+    ] = 0.9,
     max_queue: Annotated[
         int, _WHOLE, Parameter(group=_CAPACITY, help="Requests that may wait for a slot.")
     ] = 4096,
@@ -127,11 +144,13 @@ def serve(
         backend=backend,
         dtype=dtype,
         state_dtype=state_dtype,
+        deterministic=deterministic,
         num_slots=num_slots,
         state_memory=state_memory,
         max_batch_tokens=max_batch_tokens,
         prefill_chunk=prefill_chunk,
         max_queue=max_queue,
+        gpu_memory_utilization=gpu_memory_utilization,
         seed=seed,
         num_threads=num_threads,
     )
@@ -195,6 +214,7 @@ def generate(
     backend: _Backend = "auto",
     dtype: _Dtype = "auto",
     state_dtype: _StateDtype = "auto",
+    deterministic: _Deterministic = False,
     tokenizer: _Tokenizer = None,
     num_threads: _Threads = None,
 ) -> int:
@@ -206,6 +226,7 @@ def generate(
         backend=backend,
         dtype=dtype,
         state_dtype=state_dtype,
+        deterministic=deterministic,
         num_slots=1,
         num_threads=num_threads,
     )

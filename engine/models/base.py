@@ -45,7 +45,8 @@ class ForwardBatch:
 
     token_ids: (T,) int64. decode: slots of the B rows. prefill: slots of the P chunks. cu_seqlens: (P+1,)
     int32, the chunks' bounds among the T - B rows after the decode rows. output_rows: (L,) int64, the rows
-    whose hidden state is wanted.
+    whose hidden state is wanted; None: all. decode_seeds (B,), prefill_seeds (P,): int64, for the stochastic
+    rounding of 16-bit states; None where they are float32.
     """
 
     token_ids: torch.Tensor
@@ -53,7 +54,9 @@ class ForwardBatch:
     decode: Slots
     prefill: Slots
     cu_seqlens: torch.Tensor
-    output_rows: torch.Tensor
+    output_rows: torch.Tensor | None
+    decode_seeds: torch.Tensor | None = None
+    prefill_seeds: torch.Tensor | None = None
 
 
 class Model(Protocol):
@@ -71,6 +74,6 @@ class Model(Protocol):
         """Hidden states after the last norm, (L, hidden_size)."""
         ...
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(L, hidden_size) to (L, padded_vocab_size) float32."""
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """(L, hidden_size) to (L, padded_vocab_size) float32, in `out` where it is given."""
         ...

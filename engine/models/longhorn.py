@@ -76,41 +76,48 @@ class Longhorn:
     def forward(self, batch: ForwardBatch, state: list[LayerState]) -> torch.Tensor:
         """See `Model.forward`."""
         config = self.config
+        rows = batch.output_rows
+        if self._fused_decode is not None and batch.num_decode == len(batch.token_ids) <= self._max_fused_rows:
+            normed: torch.Tensor = self._fused_decode(batch.token_ids, state, *batch.decode, batch.decode_seeds)
+            return normed if rows is None else normed[rows]
         residual = self._embedding[batch.token_ids]
         if config.residual_in_fp32:
             residual = residual.float()
-        if self._fused_decode is not None and batch.num_decode == len(residual) <= self._max_fused_rows:
-            hidden = self._fused_decode(residual, state, *batch.decode)
-        else:
-            hidden = self._run_layers(residual, batch, state)
-        rows = batch.output_rows
+        hidden = self._run_layers(residual, batch, state)
+        if rows is None:
+            return self._norm(hidden, residual, self._norm_weight, self._norm_bias)
         if len(rows) == 0:
             return self._norm_weight.new_empty((0, config.hidden_size))
         return self._norm(hidden[rows], residual[rows], self._norm_weight, self._norm_bias)
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """See `Model.logits`."""
-        logits: torch.Tensor = self.backend.linear.linear(hidden, self._lm_head)
-        return logits.float()
+        logits: torch.Tensor = self.backend.linear.linear_float32(hidden, self._lm_head, out)
+        return logits
 
     def _fuse(self) -> Any:
         """The backend's whole decode step over these layers, or None."""
         module = self.backend.longhorn_decode
-        if module is None:
+        if module is None or not module.can_fuse(self.dtype):
             return None
         self._max_fused_rows: int = module.MAX_ROWS
-        layers = [module.DecodeLayer(*layer) for layer in self._layers]
         config = self.config
         return module.FusedDecode(
-            layers, width=config.conv_kernel, eps=config.layer_norm_epsilon, is_rms=config.rms_norm
+            [module.DecodeLayer(*layer) for layer in self._layers],
+            self._embedding,
+            (self._norm_weight, self._norm_bias),
+            width=config.conv_kernel,
+            eps=config.layer_norm_epsilon,
+            is_rms=config.rms_norm,
+            residual_dtype=torch.float32 if config.residual_in_fp32 else self.dtype,
         )
 
     def _run_layers(self, residual: torch.Tensor, batch: ForwardBatch, state: list[LayerState]) -> torch.Tensor:
         """All layers, kernel by kernel. Updates residual (T, hidden_size) in place and returns its last addend."""
         hidden: torch.Tensor | None = None
-        for layer, layer_state in zip(self._layers, state, strict=True):
+        for index, (layer, layer_state) in enumerate(zip(self._layers, state, strict=True)):
             u = self._norm(hidden, residual, layer.norm_weight, layer.norm_bias)
-            hidden = self._mix(layer, u, batch, layer_state)
+            hidden = self._mix(index, layer, u, batch, layer_state)
         assert hidden is not None
         return hidden
 
@@ -132,15 +139,17 @@ class Longhorn:
         )
         return normed
 
-    def _mix(self, layer: _Layer, u: torch.Tensor, batch: ForwardBatch, state: LayerState) -> torch.Tensor:
-        """One mixer over the packed rows `u` (T, hidden_size): decode rows take the step kernels."""
+    def _mix(
+        self, index: int, layer: _Layer, u: torch.Tensor, batch: ForwardBatch, state: LayerState
+    ) -> torch.Tensor:
+        """Mixer `index` over the packed rows `u` (T, hidden_size): decode rows take the step kernels."""
         config, linear = self.config, self.backend.linear.linear
         x, z = linear(u, layer.in_proj).split(config.intermediate_size, dim=1)
         x = self._conv(x, layer, batch, state["conv"])
         n = config.state_size
         dt, k, q = linear(x, layer.x_proj).split([config.time_step_rank, n, n], dim=1)
         dt = linear(dt, layer.dt_head)
-        y = self._recurrence((x, dt, k, q, z), layer, batch, state["h"])
+        y = self._recurrence((x, dt, k, q, z), index, layer, batch, state["h"])
         hidden: torch.Tensor = linear(y, layer.out_proj)
         return hidden
 
@@ -153,15 +162,21 @@ class Longhorn:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _recurrence(
-        self, rows: tuple[torch.Tensor, ...], layer: _Layer, batch: ForwardBatch, h: torch.Tensor
+        self, rows: tuple[torch.Tensor, ...], index: int, layer: _Layer, batch: ForwardBatch, h: torch.Tensor
     ) -> torch.Tensor:
         longhorn, b, parts = self.backend.longhorn, batch.num_decode, []
         if b:
-            parts.append(longhorn.step(*(row[:b] for row in rows), layer.skip, h, *batch.decode))
+            rounding = _rounding(batch.decode_seeds, index)
+            parts.append(longhorn.step(*(row[:b] for row in rows), layer.skip, h, *batch.decode, **rounding))
         if b < len(batch.token_ids):
-            rest = (row[b:] for row in rows)
-            parts.append(longhorn.prefill(*rest, layer.skip, h, batch.cu_seqlens, *batch.prefill))
+            rest, rounding = (row[b:] for row in rows), _rounding(batch.prefill_seeds, index)
+            parts.append(longhorn.prefill(*rest, layer.skip, h, batch.cu_seqlens, *batch.prefill, **rounding))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _rounding(seeds: torch.Tensor | None, index: int) -> dict[str, Any]:
+    """How layer `index` rounds its state. The CPU kernels, whose states are float32, know no such keywords."""
+    return {} if seeds is None else {"seeds": seeds, "salt": index}
 
 
 def state_spec(

@@ -18,9 +18,14 @@ from remuda.kernels.cpu_jit import serial
 from remuda.kernels.cpu_threads import ThreadChooser
 from remuda.kernels.linear.cpu import MAX_GEMM_ROWS, PackedLinear, gemm
 from remuda.kernels.longhorn.cpu import scan
-from remuda.kernels.norm.cpu import add_norm_rows_serial
+from remuda.kernels.norm.cpu import add_norm, add_norm_rows_serial
 
 MAX_ROWS: Final = MAX_GEMM_ROWS
+
+
+def can_fuse(dtype: torch.dtype) -> bool:
+    """Weights of this dtype are served."""
+    return dtype == torch.float32
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,20 @@ class DecodeLayer:
 class FusedDecode:
     """Runs the layers over at most MAX_ROWS rows. Holds addresses: `layers` and the pool must outlive it."""
 
-    def __init__(self, layers: list[DecodeLayer], *, width: int, eps: float, is_rms: bool) -> None:
+    def __init__(
+        self,
+        layers: list[DecodeLayer],
+        embedding: Tensor,
+        final_norm: tuple[Tensor, Tensor | None],
+        *,
+        width: int,
+        eps: float,
+        is_rms: bool,
+        residual_dtype: torch.dtype,
+    ) -> None:
+        assert residual_dtype == torch.float32
         first = layers[0]
-        self._layers = layers
+        self._layers, self._embedding, self._final_norm = layers, embedding, final_norm
         self._weights = np.array([_addresses(layer) for layer in layers], dtype=np.int64)
         D, M, R = len(first.skip), len(first.norm_weight), first.dt_head.weight.shape[1]
         N = (len(first.x_proj.weight) - R) // 2
@@ -60,21 +76,24 @@ class FusedDecode:
 
     def __call__(
         self,
-        residual: Tensor,
+        token_ids: Tensor,
         state: list[dict[str, Tensor]],
         src_slots: Tensor,
         dst_slots: Tensor,
         fresh: Tensor,
+        seeds: Tensor | None = None,
     ) -> Tensor:
-        """One token a row. residual: (B, M), updated in place; state: the pool's views of each layer.
+        """One token a row. token_ids: (B,); state: the pool's views of each layer, float32, which needs no seeds.
 
-        Returns what the last layer adds to the residual, (B, M).
+        Returns what the last norm gives, (B, M).
         """
+        assert seeds is None
         if self._state is not state:
             rows = [[*cpu_jit.slots(layer["conv"]), *cpu_jit.slots(layer["h"])] for layer in state]
             self._state, self._states = state, np.array(rows, dtype=np.int64)
-        B, M = residual.shape
-        hidden = torch.empty((B, M))
+        residual = self._embedding[token_ids]
+        B = len(residual)
+        hidden = torch.empty_like(residual)
         chooser = self._choosers[B.bit_length()]
         num_threads = chooser.choose()
         numba.set_num_threads(num_threads)
@@ -95,7 +114,9 @@ class FusedDecode:
         )
         chooser.record(num_threads, time.perf_counter() - began)
         numba.set_num_threads(self._max_threads)
-        return hidden
+        eps, is_rms = self._norm
+        normed: Tensor = add_norm(hidden, residual, *self._final_norm, eps, is_rms=is_rms, out_dtype=torch.float32)
+        return normed
 
 
 def _addresses(layer: DecodeLayer) -> list[int]:

@@ -1,16 +1,37 @@
-"""The engine's life: every request ends, every slot comes back, and neighbours change nothing."""
+"""The engine's life: every request ends, every slot comes back, and neighbours change nothing.
+
+Every test runs with results in the same step, and with a step under way, as on a GPU.
+"""
 
 import random
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from remuda.engine.core import EngineCore
 from remuda.engine.errors import InvalidRequestError, QueueFullError
+from remuda.engine.runner import PendingStep, StepResult
 from remuda.engine.sampling_params import SamplingParams
+from remuda.engine.scheduler import Plan
 from remuda.engine.wire import SequenceOutput
-from tests.engine.tiny import BACKENDS, make_core
+from tests.engine import tiny
+from tests.engine.tiny import BACKENDS
+
+_DEPTH = [0]
+
+
+@pytest.fixture(params=[0, 1], autouse=True, ids=["same step", "one step late"])
+def depth(request: pytest.FixtureRequest) -> Iterator[int]:
+    _DEPTH[0] = request.param
+    yield request.param
+    _DEPTH[0] = 0
+
+
+def make_core(backend: str = "cpu", **options: Any) -> EngineCore:
+    return tiny.make_core(backend, depth=_DEPTH[0], **options)
 
 
 def greedy(**changes: object) -> SamplingParams:
@@ -68,7 +89,7 @@ def test_the_engine_seed_decides_where_the_request_names_none() -> None:
     assert alone(core, [1], params) != alone(core, [1], params)
 
 
-def test_n_greedy_choices_are_equal_and_read_the_prompt_once() -> None:
+def test_n_greedy_choices_are_equal_and_read_the_prompt_once(depth: int) -> None:
     core = make_core()
     core.add("a", [4, 5, 6], greedy(n=3))
     steps = 0
@@ -78,7 +99,16 @@ def test_n_greedy_choices_are_equal_and_read_the_prompt_once() -> None:
         for output in core.step():
             outputs.setdefault(output.index, []).extend(output.token_ids)
     assert outputs[0] == outputs[1] == outputs[2] == alone(core, [4, 5, 6], greedy())
-    assert steps == 6
+    assert steps == 6 + depth
+
+
+def test_the_prompt_is_forgotten_once_it_is_read() -> None:
+    core = make_core()
+    core.add("a", [1, 2, 3, 4], greedy())
+    core.step()
+    one = core._scheduler.get("a")
+    assert one is not None
+    assert (len(one.prompt), one.num_prompt_tokens) == (0, 4)
 
 
 def test_finish_reasons() -> None:
@@ -243,3 +273,63 @@ def test_a_thousand_requests_of_which_a_third_is_aborted() -> None:
             assert len(tokens_of(outputs)) == params[name].max_tokens
     for name in sorted(set(names) - doomed):
         assert tokens_of(gathered[(name, 0)]) == alone(core, prompts[name], params[name])
+
+
+def run_two(core: EngineCore, outputs: list[SequenceOutput] | None = None) -> None:
+    """Two steps: what fails when it is read fails in the second where a step is under way."""
+    for _ in range(2):
+        new = core.step()
+        if outputs is not None:
+            outputs += new
+
+
+class Unreadable:
+    """A step whose results cannot be had."""
+
+    def read(self) -> StepResult:
+        raise MemoryError("no memory for this step")
+
+
+@pytest.mark.parametrize("fails", ["launch", "read"])
+def test_a_step_that_fails_ends_its_requests_and_nobody_else(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    core = make_core(has_table=True, num_slots=4, max_batch_tokens=8, prefill_chunk=4)
+    core.add("a", [1, 2], greedy(max_tokens=20))
+    core.add("b", [3] * 10, greedy())
+    before = core.step() + core.step()
+    core.add("waits", [4] * 3, greedy(n=4))
+    launch = core.runner.launch
+
+    def fail(plan: Plan) -> PendingStep:
+        if fails == "launch":
+            raise MemoryError("no memory for this step")
+        launch(plan)
+        return Unreadable()
+
+    monkeypatch.setattr(core.runner, "launch", fail)
+    with pytest.raises(MemoryError):
+        run_two(core, before)
+    monkeypatch.setattr(core.runner, "launch", launch)
+    outputs = finish(core)
+    expected = alone(make_core(), [1, 2], greedy(max_tokens=20))
+    assert tokens_of(before) == expected[: len(tokens_of(before))]
+    for name in ("a", "b"):
+        (last,) = outputs[(name, 0)]
+        assert (last.token_ids, last.finish_reason) == ([], "error")
+        assert last.error == "a step of the engine failed"
+    assert tokens_of(outputs[("waits", 3)]) == alone(make_core(), [4] * 3, greedy())
+    assert core.num_free_slots == 4
+    assert alone(core, [5, 6], greedy()) == alone(make_core(), [5, 6], greedy())
+
+
+def test_a_failure_is_not_told_to_who_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = make_core(has_table=True)
+    core.add("a", [1, 2], greedy(n=2))
+    core.add("b", [1, 2], greedy())
+    with monkeypatch.context() as patch:
+        patch.setattr(core.runner, "launch", lambda plan: Unreadable())
+        with pytest.raises(MemoryError):
+            run_two(core)
+    core.abort("a", 0)
+    core.abort("b")
+    assert [(o.request_id, o.index) for o in core.step()] == [("a", 1)]
+    assert not core.has_work

@@ -26,10 +26,8 @@ def request(name: str, length: int, n: int = 1) -> Request:
 
 
 def chunks(scheduler: Scheduler) -> list[tuple[str, int, int]]:
-    """Schedule a step, note it as done, and tell its prefill chunks."""
+    """Schedule a step, and tell its prefill chunks."""
     plan = scheduler.schedule()
-    for chunk in plan.prefill:
-        scheduler.advance(chunk)
     return [(c.request.request_id, c.start, c.end) for c in plan.prefill]
 
 
@@ -104,10 +102,30 @@ def test_one_choice_that_ends_while_the_prompt_is_read_leaves_its_siblings(index
     assert scheduler.schedule().decode == [one.sequences[1 - index]]
 
 
-def test_the_prompt_is_forgotten_once_it_is_read() -> None:
-    scheduler, _ = make()
-    one = request("a", 4)
+def test_a_plan_counts_as_done_and_the_last_token_takes_no_further_row() -> None:
+    scheduler, pool = make(num_slots=2)
+    one = Request.create("a", np.zeros(3, dtype=np.int32), SamplingParams(max_tokens=3), 0)
     scheduler.add(one)
+    assert chunks(scheduler) == [("a", 0, 3)]
+    # The prompt's step draws the first token, these the second and third.
+    for _ in range(2):
+        plan = scheduler.schedule()
+        assert (plan.decode, plan.slots.tolist()) == (one.sequences, [one.sequences[0].slot])
+    assert scheduler.schedule().is_empty
+    assert (pool.num_free, scheduler.has_work) == (1, True)
+    scheduler.finish(one.sequences[0])
+    assert (pool.num_free, scheduler.has_work) == (2, False)
+
+
+def test_rows_that_leave_in_any_order_leave_the_others_their_slots() -> None:
+    scheduler, _ = make(num_slots=6, max_batch_tokens=20)
+    requests = [request(f"r{i}", 1) for i in range(6)]
+    for one in requests:
+        scheduler.add(one)
     chunks(scheduler)
-    assert len(one.prompt) == 0
-    assert one.num_prompt_tokens == 4
+    for gone in (0, 3, 5):
+        scheduler.finish(requests[gone].sequences[0])
+        plan = scheduler.schedule()
+        assert [s.slot for s in plan.decode] == plan.slots.tolist()
+        assert all(not s.is_finished for s in plan.decode)
+    assert {s.request.request_id for s in scheduler.schedule().decode} == {"r1", "r2", "r4"}

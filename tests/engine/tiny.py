@@ -1,5 +1,7 @@
 """Small random models for the engine's tests: any shape, any backend, no files."""
 
+from dataclasses import replace
+
 import torch
 
 from remuda.engine.backend import load_kernels
@@ -9,6 +11,7 @@ from remuda.engine.core import EngineCore
 from remuda.engine.models.longhorn import Longhorn
 from remuda.engine.start import build_core
 from remuda.engine.tokenizer import SpecialTokens
+from remuda.kernels.sample import reference as reference_sample
 
 CPU = torch.device("cpu")
 # Small enough for Triton's interpreter: "gpu" stands for its kernels run there.
@@ -36,15 +39,24 @@ def random_weights(config: ModelConfig, seed: int = 0) -> dict[str, torch.Tensor
     }
 
 
-def make_model(backend: str = "cpu", config: ModelConfig | None = None, seed: int = 0) -> Longhorn:
+def make_model(
+    backend: str = "cpu",
+    config: ModelConfig | None = None,
+    seed: int = 0,
+    *,
+    has_table: bool | None = None,
+    deterministic: bool = False,
+    state_dtype: torch.dtype = torch.float32,
+) -> Longhorn:
+    """has_table: sample by a table of slots, as on a GPU; by default where the backend does."""
     config = config or tiny_config()
+    kernels = load_kernels(backend, deterministic=deterministic)
+    if has_table is False:
+        kernels = replace(kernels, sample=None)
+    elif has_table and kernels.sample is None:
+        kernels = replace(kernels, sample=reference_sample)
     return Longhorn(
-        config,
-        random_weights(config, seed),
-        load_kernels(backend),
-        device=CPU,
-        dtype=torch.float32,
-        state_dtype=torch.float32,
+        config, random_weights(config, seed), kernels, device=CPU, dtype=torch.float32, state_dtype=state_dtype
     )
 
 
@@ -57,7 +69,11 @@ def make_core(
     max_queue: int = 1000,
     eos: tuple[int, ...] = (),
     seed: int = 0,
+    depth: int = 0,
+    has_table: bool | None = None,
+    model: Longhorn | None = None,
 ) -> EngineCore:
+    """depth: steps under way, which ask for a table of slots."""
     config = EngineConfig(
         num_slots=num_slots,
         max_batch_tokens=max_batch_tokens,
@@ -65,4 +81,5 @@ def make_core(
         max_queue=max_queue,
         seed=seed,
     )
-    return build_core(make_model(backend), config, special=SpecialTokens(None, eos))
+    model = model or make_model(backend, has_table=True if depth else has_table)
+    return build_core(model, config, special=SpecialTokens(None, eos), depth=depth)

@@ -49,6 +49,10 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ServeOptions, Engine
         ("serve --num-slots 4 --state-memory 1GiB", "not both"),
         ("serve --max-batch-tokens 0", "max_batch_tokens must be at least 1"),
         ("serve --max-queue 0", "max_queue must be at least 1"),
+        ("serve --gpu-memory-utilization 0", "--gpu-memory-utilization"),
+        ("serve --gpu-memory-utilization 1.5", 'Invalid value "1.5"'),
+        ("serve --gpu-memory-utilization nan", "--gpu-memory-utilization"),
+        ("serve --deterministic --state-dtype bfloat16", "deterministic needs state_dtype float32, not bfloat16"),
         ("serve --max-body-mb nan", "--max-body-mb"),
         ("serve --max-body-mb 0", "--max-body-mb"),
         ("serve --shutdown-grace -1", "--shutdown-grace"),
@@ -90,7 +94,7 @@ def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -
         "serve some/model --host 0.0.0.0 --port 9 --served-model-name a --served-model-name b --max-body-mb 0.5 "
         "--shutdown-grace 3 --log-level debug --device cpu --backend reference --dtype float32 "
         "--state-dtype bfloat16 --tokenizer t.json --seed -7 --num-threads 2 --state-memory 2GiB "
-        "--max-batch-tokens 300 --prefill-chunk 64 --max-queue 5"
+        "--max-batch-tokens 300 --prefill-chunk 64 --max-queue 5 --gpu-memory-utilization 0.5"
     )
     assert run(line.split()) == 0
     ((options, config),) = launched
@@ -115,7 +119,13 @@ def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -
         max_queue=5,
         seed=-7,
         num_threads=2,
+        gpu_memory_utilization=0.5,
     )
+
+
+def test_deterministic_mode_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:
+    assert run(["serve", "--deterministic"]) == 0
+    assert launched == [(ServeOptions(), EngineConfig(deterministic=True))]
 
 
 @pytest.mark.parametrize("command", ["", "serve", "convert", "generate"])

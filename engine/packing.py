@@ -1,0 +1,77 @@
+"""Lays a plan out as the flat arrays of one step. Numpy alone: the runners bring them to their device."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from remuda.engine.scheduler import Plan, PrefillChunk
+from remuda.engine.sequence import Sequence
+
+Ints = npt.NDArray[np.int64]
+Slots32 = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class PackedStep:
+    """One step of T rows: B that take the step kernels, then the tokens of P longer chunks.
+
+    The B rows are the `num_decoding` sequences that decode, whose tokens were drawn before, then the chunks
+    of one token. chunks: in the order of their rows. prompt_ids: (T - num_decoding,). slots, fresh: (B + P,).
+    cu_seqlens: (P+1,). output_rows: (L,), the rows whose hidden state is wanted. sequences: who is given a
+    token, and output_of: (R,), by which of the L outputs.
+    """
+
+    num_decoding: int
+    num_decode: int
+    chunks: list[PrefillChunk]
+    prompt_ids: Ints
+    slots: Slots32
+    fresh: npt.NDArray[np.bool_]
+    cu_seqlens: Slots32
+    output_rows: Ints
+    sequences: list[Sequence]
+    output_of: Ints
+
+    @property
+    def num_rows(self) -> int:
+        """T."""
+        return self.num_decoding + len(self.prompt_ids)
+
+
+def pack(plan: Plan) -> PackedStep:
+    """The arrays of a plan. A chunk of one token is a row like those that decode: the step kernels are faster."""
+    num_decoding = len(plan.decode)
+    chunks = [c for c in plan.prefill if c.end - c.start == 1]
+    num_decode = num_decoding + len(chunks)
+    chunks += [c for c in plan.prefill if c.end - c.start > 1]
+    rows, output_of, sequences = list(range(num_decoding)), list(range(num_decoding)), list(plan.decode)
+    row = num_decoding
+    for chunk in chunks:
+        row += chunk.end - chunk.start
+        rows += range(row - num_output_rows(chunk), row)
+        if chunk.is_last and chunk.request.params.max_tokens > 0:
+            live = [s for s in chunk.request.sequences if not s.is_finished]
+            output_of += [len(rows) - 1] * len(live)
+            sequences += live
+    lengths = [0] + [c.end - c.start for c in chunks[num_decode - num_decoding :]]
+    pieces = [chunk.request.prompt[chunk.start : chunk.end] for chunk in chunks]
+    return PackedStep(
+        num_decoding=num_decoding,
+        num_decode=num_decode,
+        chunks=chunks,
+        prompt_ids=np.concatenate(pieces, dtype=np.int64) if pieces else np.zeros(0, dtype=np.int64),
+        slots=np.concatenate([plan.slots, np.array([c.slot for c in chunks], dtype=np.int32)]),
+        fresh=np.array([False] * num_decoding + [c.start == 0 for c in chunks], dtype=np.bool_),
+        cu_seqlens=np.cumsum(lengths, dtype=np.int32),
+        output_rows=np.array(rows, dtype=np.int64),
+        sequences=sequences,
+        output_of=np.array(output_of, dtype=np.int64),
+    )
+
+
+def num_output_rows(chunk: PrefillChunk) -> int:
+    """Hidden rows that a chunk is asked for: all for prompt log-probabilities, else the last of the prompt."""
+    if chunk.request.params.prompt_logprobs is not None:
+        return chunk.end - chunk.start
+    return int(chunk.is_last)
