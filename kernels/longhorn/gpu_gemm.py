@@ -6,7 +6,6 @@ Computes the transpose, so that few rows fill the short side of the warp group's
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -113,14 +112,8 @@ def gemm(a: Tensor, weight: Tensor, bias: Tensor | None, tiles: Gemm, *, is_fina
     num_tiles = triton.cdiv(K, tiles.block_k * tiles.split_k)
     out = torch.empty((tiles.split_k, B, N), dtype=a.dtype if is_final else torch.float32, device=a.device)
     gemm_kernel[(triton.cdiv(B, tiles.block_b), triton.cdiv(N, tiles.block_n), tiles.split_k)](
-        weight_descriptor(weight, tiles.block_n, tiles.block_k), descriptor(a, tiles.block_b, tiles.block_k),
+        descriptor(weight, tiles.block_n, tiles.block_k), descriptor(a, tiles.block_b, tiles.block_k),
         weight if bias is None else bias, out, B, N=N, NUM_TILES=num_tiles, NUM_STAGES=tiles.num_stages,
         HAS_BIAS=bias is not None, IS_PDL=is_pdl, num_warps=tiles.num_warps, launch_pdl=is_pdl,
     )  # fmt: skip
     return out
-
-
-@lru_cache(maxsize=4096)
-def weight_descriptor(weight: Tensor, block_rows: int, block_k: int) -> Any:
-    """`descriptor`, made once for a weight, which it keeps alive."""
-    return descriptor(weight, block_rows, block_k)

@@ -13,7 +13,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
 from remuda.kernels.longhorn.gpu_decode_configs import Gemm
-from remuda.kernels.longhorn.gpu_gemm import barrier, gdc_launch_dependents, gdc_wait, weight_descriptor
+from remuda.kernels.longhorn.gpu_gemm import barrier, descriptor, gdc_launch_dependents, gdc_wait
 
 # Columns of a weight row in one thread.
 _VECTOR = gl.constexpr(8)
@@ -110,7 +110,7 @@ def norm_gemv(
     new_residual = torch.empty_like(residual)
     out = torch.empty((1, N), dtype=weight.dtype, device=residual.device)
     _norm_gemv_kernel[(triton.cdiv(N, tiles.block_n),)](
-        weight_descriptor(weight, tiles.block_n, tiles.block_k), residual if partial is None else partial,
+        descriptor(weight, tiles.block_n, tiles.block_k), residual if partial is None else partial,
         residual, new_residual, norm_weight, norm_weight if norm_bias is None else norm_bias,
         weight if bias is None else bias, out, eps, M=M, N=N,
         BLOCK_M=max(triton.next_power_of_2(M), tiles.block_k), NUM_PARTS=0 if partial is None else len(partial),
