@@ -1,4 +1,4 @@
-"""All layers of a Longhorn decode step on a GPU: five or six kernels a layer, from the embedding to the last norm.
+"""All layers of a Longhorn decode step on a GPU: four to six kernels a layer, from the embedding to the last norm.
 
 The maths is that of the kernels beside it; engine/models/longhorn.py is the data flow it repeats.
 """
@@ -21,8 +21,6 @@ _EMBED_BLOCK: Final = 1024
 _ELEMENTS_PER_WARP: Final = 512
 _MAX_WARPS: Final = 16
 _REDUCE_BLOCK: Final = 128
-
-
 # Tiles of a GEMM without the copy engine, which fit the shared memory of any GPU from Ampere on.
 _PORTABLE_K: Final = 64
 _PORTABLE_STAGES: Final = 3
@@ -56,7 +54,7 @@ class Rows(NamedTuple):
 
 
 class FusedDecode:
-    """Runs all layers over rows of one token each."""
+    """Runs all layers over rows of one token each, up to MAX_ROWS, or as `config` says, which is for tuning."""
 
     def __init__(
         self,
