@@ -178,3 +178,28 @@ def test_float32_weights_are_left_to_the_single_kernels() -> None:
         device=DEVICE, dtype=torch.float32, state_dtype=torch.float32,
     )  # fmt: skip
     assert model._fused_decode is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not ON_GPU, reason="needs CUDA")
+@pytest.mark.parametrize("num_rows", [1, 2, 4, 8, 64, 128])
+def test_dependent_launch_changes_no_bit(num_rows: int) -> None:
+    """Kernels that start before their predecessor ends, in a graph replayed often, against one after the other."""
+    sizes = {"hidden_size": 1024, "intermediate_size": 2048, "time_step_rank": 64, "state_size": 16}
+    _, early = make_pair(tiny_config(**sizes))
+    _, late = make_pair(tiny_config(**sizes))
+    late._fused_decode._pdl = {"IS_PDL": False}
+    slots = torch.arange(num_rows, dtype=torch.int32, device=DEVICE)
+    rows = Slots(slots, slots, torch.zeros(num_rows, dtype=torch.bool, device=DEVICE))
+    pool, expected = make_pool(early, num_rows), make_pool(late, num_rows)
+    step(early, pool, rows)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(early, pool, rows)
+    for _ in range(500):
+        graph.replay()
+    for _ in range(501):
+        step(late, expected, rows)
+    for layer, wanted in zip(pool.layers, expected.layers, strict=True):
+        for name, view in layer.items():
+            assert torch.equal(view, wanted[name])
