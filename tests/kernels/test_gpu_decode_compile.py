@@ -5,6 +5,8 @@ For Hopper as a GPU would run them: dependent launch, copy engine. Needs no GPU.
 
 import json
 import re
+import subprocess
+import tempfile
 from typing import Any
 
 import pytest
@@ -55,7 +57,7 @@ def _compile_all() -> None:
             "shared": built.metadata.shared,
             "is_dependent": "griddepcontrol.wait" in ptx,
             "has_copy_engine": "cp.async.bulk.tensor" in ptx,
-            "spills": _local_bytes(ptx),
+            "spills": _local_bytes(built.asm["cubin"]),
             "barrier_parts_reads_and_writes": _barrier_parts(built.asm["ttgir"]),
         }))  # fmt: skip
 
@@ -67,8 +69,19 @@ def _compile_all() -> None:
                 _decode(num_rows, capability, state_dtype)
 
 
-def _local_bytes(ptx: str) -> int:
-    return sum(int(size) for size in re.findall(r"\.local .*\[(\d+)\]", ptx))
+def _local_bytes(cubin: bytes) -> int:
+    """Bytes of a thread's stack and local memory, where registers go for which the assembler finds no room."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run(
+            [knobs.nvidia.cuobjdump.path, "-res-usage", file.name], capture_output=True, text=True, check=True
+        ).stdout
+    found = [int(size) for size in re.findall(r"\b(?:STACK|LOCAL):(\d+)", usage)]
+    assert found, usage
+    return sum(found)
 
 
 def _barrier_parts(ttgir: str) -> bool:
