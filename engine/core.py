@@ -120,7 +120,7 @@ class EngineCore:
         try:
             return self._advance(plan)
         except BaseException:
-            self._abandon([plan, *(pending for pending, _ in self._under_way)])
+            self._abandon([plan, *(launched for launched, _ in self._under_way)])
             self._under_way.clear()
             raise
 

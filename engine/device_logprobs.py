@@ -1,20 +1,16 @@
 """Log-probabilities computed on the device and read with the step's tokens, without a wait of their own."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import torch
 
 from remuda.engine.models.base import Model
-from remuda.engine.packing import PackedStep, num_output_rows
+from remuda.engine.packing import LOGPROB_ROWS, PackedStep
 from remuda.engine.scheduler import PrefillChunk
 from remuda.engine.sequence import Request, Sequence
 from remuda.engine.transfer import download, upload
 from remuda.engine.wire import TokenLogprobs
-
-# Rows scored at once: a copy of their logits takes 50 MB for a vocabulary of 50,000.
-LOGPROB_ROWS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -100,12 +96,8 @@ def score_drawn(logits: torch.Tensor, tokens: torch.Tensor, sequences: list[Sequ
 def score_prompts(step: PackedStep, hidden: torch.Tensor, model: Model) -> list[PendingPrompt]:
     """Score the prompt tokens that are asked for by the step's hidden states (L, hidden_size)."""
     pending: list[PendingPrompt] = []
-    row = step.num_decoding
-    for chunk in step.chunks:
-        num_rows = num_output_rows(chunk)
-        if chunk.request.params.prompt_logprobs is not None:
-            pending += _score_chunk(chunk, hidden[row : row + num_rows], model)
-        row += num_rows
+    for chunk, rows in step.scored_chunks():
+        pending += _score_chunk(chunk, hidden[rows], model)
     return pending
 
 

@@ -11,21 +11,14 @@ import numpy as np
 import torch
 
 from remuda.engine.decode_graphs import DecodeGraphs
-from remuda.engine.device_logprobs import (
-    LOGPROB_ROWS,
-    PendingDrawn,
-    PendingPrompt,
-    score,
-    score_drawn,
-    score_prompts,
-)
+from remuda.engine.device_logprobs import PendingDrawn, PendingPrompt, score, score_drawn, score_prompts
 from remuda.engine.device_sampling import DeviceSampling, plan_starts
 from remuda.engine.models.base import ForwardBatch, Model, Slots
-from remuda.engine.packing import PackedStep, pack
-from remuda.engine.runner import NO_TOKEN, StepResult, pad_batch
+from remuda.engine.packing import LOGPROB_ROWS, PackedStep, pack
+from remuda.engine.runner import NO_TOKEN, StepResult, fork_state, pad_batch
 from remuda.engine.sampling_params import MAX_LOGPROBS
-from remuda.engine.scheduler import Plan, PrefillChunk
-from remuda.engine.sequence import Sequence, row_seed
+from remuda.engine.scheduler import Plan
+from remuda.engine.sequence import Sequence
 from remuda.engine.state_pool import StatePool
 from remuda.engine.transfer import upload
 from remuda.engine.wire import TokenLogprobs
@@ -215,7 +208,7 @@ class DeviceRunner:
                 step.output_rows,
                 step.output_of,
                 np.array([s.slot for s in step.sequences], dtype=np.int32),
-                self._chunk_seeds(step.chunks),
+                np.array(step.chunk_seeds() if self._is_rounded else [], dtype=np.int64),
                 *(starts.slots, starts.rows, starts.marked, starts.src, starts.dst),
             ],
             self._device,
@@ -233,23 +226,13 @@ class DeviceRunner:
         )
         hidden = self._model.forward(batch, self._pool.layers)
         self._sampling.start(begun, prompt_ids)
-        self._fork(step.chunks)
+        for chunk in step.chunks:
+            if chunk.is_last:
+                fork_state(self._pool, chunk)
         prompts = score_prompts(step, hidden, self._model)
         if step.sequences:
             self._draw(hidden[output_of], drawn)
         return prompts
-
-    def _fork(self, chunks: list[PrefillChunk]) -> None:
-        for chunk in chunks:
-            if chunk.is_last:
-                for sequence in chunk.request.sequences[1:]:
-                    if sequence.slot is not None:
-                        self._pool.copy(chunk.slot, sequence.slot)
-
-    def _chunk_seeds(self, chunks: list[PrefillChunk]) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-        if not self._is_rounded:
-            return np.zeros(0, dtype=np.int64)
-        return np.array([row_seed(c.request.sequences[0].key, -c.end) for c in chunks], dtype=np.int64)
 
     def _split_seeds(
         self, decoding: torch.Tensor, seeds: torch.Tensor, num_short: int

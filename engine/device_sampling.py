@@ -8,7 +8,6 @@ import numpy.typing as npt
 import torch
 
 from remuda.engine.packing import PackedStep
-from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.sequence import SEED_STRIDE, Sequence
 from remuda.kernels.sample.table import KEY, WORDS, SamplingTable, encode, make_table
 from remuda.kernels.slots import PAD_SLOT
@@ -81,7 +80,7 @@ def plan_starts(step: PackedStep) -> Starts:
     is_marked = False
     for chunk in step.chunks:
         request = chunk.request
-        penalised = is_penalised(request.params)
+        penalised = request.params.is_penalised
         is_marked |= penalised
         marked.append(np.full(chunk.end - chunk.start, chunk.slot if penalised else PAD_SLOT, dtype=np.int32))
         if chunk.start == 0:
@@ -98,11 +97,6 @@ def plan_starts(step: PackedStep) -> Starts:
         src=pairs[:, 0],
         dst=pairs[:, 1],
     )
-
-
-def is_penalised(params: SamplingParams) -> bool:
-    """The penalties ask which tokens the prompt and the output have."""
-    return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
 
 
 def _encode(sequence: Sequence) -> npt.NDArray[np.int32]:

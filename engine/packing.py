@@ -1,15 +1,20 @@
 """Lays a plan out as the flat arrays of one step. Numpy alone: the runners bring them to their device."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from remuda.engine.scheduler import Plan, PrefillChunk
-from remuda.engine.sequence import Sequence
+from remuda.engine.sequence import Sequence, row_seed
 
 Ints = npt.NDArray[np.int64]
 Slots32 = npt.NDArray[np.int32]
+
+# Rows whose log-probabilities are computed at once: their logits take 50 MB for a vocabulary of 50,000.
+LOGPROB_ROWS: Final = 256
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,18 @@ class PackedStep:
     sequences: list[Sequence]
     output_of: Ints
 
-    @property
-    def num_rows(self) -> int:
-        """T."""
-        return self.num_decoding + len(self.prompt_ids)
+    def chunk_seeds(self) -> list[int]:
+        """`row_seed` of each chunk, whose state is rounded once, after its last token."""
+        return [row_seed(c.request.sequences[0].key, -c.end) for c in self.chunks]
+
+    def scored_chunks(self) -> Iterator[tuple[PrefillChunk, slice]]:
+        """The chunks whose prompt log-probabilities are asked for, each with its outputs among the L."""
+        first = self.num_decoding
+        for chunk in self.chunks:
+            end = first + _num_output_rows(chunk)
+            if chunk.request.params.prompt_logprobs is not None:
+                yield chunk, slice(first, end)
+            first = end
 
 
 def pack(plan: Plan) -> PackedStep:
@@ -49,7 +62,7 @@ def pack(plan: Plan) -> PackedStep:
     row = num_decoding
     for chunk in chunks:
         row += chunk.end - chunk.start
-        rows += range(row - num_output_rows(chunk), row)
+        rows += range(row - _num_output_rows(chunk), row)
         if chunk.is_last and chunk.request.params.max_tokens > 0:
             live = [s for s in chunk.request.sequences if not s.is_finished]
             output_of += [len(rows) - 1] * len(live)
@@ -70,7 +83,7 @@ def pack(plan: Plan) -> PackedStep:
     )
 
 
-def num_output_rows(chunk: PrefillChunk) -> int:
+def _num_output_rows(chunk: PrefillChunk) -> int:
     """Hidden rows that a chunk is asked for: all for prompt log-probabilities, else the last of the prompt."""
     if chunk.request.params.prompt_logprobs is not None:
         return chunk.end - chunk.start

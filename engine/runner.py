@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from remuda.engine.models.base import ForwardBatch, Model, Slots
-from remuda.engine.packing import PackedStep, num_output_rows, pack
+from remuda.engine.packing import LOGPROB_ROWS, PackedStep, pack
 from remuda.engine.sampler import Sampler, token_logprobs
 from remuda.engine.scheduler import Plan, PrefillChunk
 from remuda.engine.sequence import Sequence, row_seed
@@ -15,8 +15,6 @@ from remuda.engine.state_pool import StatePool
 from remuda.engine.wire import TokenLogprobs
 from remuda.kernels.slots import PAD_SLOT
 
-# Rows of logits held at once for prompt log-probabilities: 50 MB each for a vocabulary of 50,000.
-_LOGPROB_ROWS: Final = 256
 # What a sequence draws where its logits are not finite.
 NO_TOKEN: Final = -1
 
@@ -81,8 +79,11 @@ class HostRunner:
         hidden = self._model.forward(self._batch(plan, step), self._pool.layers)
         for chunk in step.chunks:
             if chunk.is_last:
-                self._fork(chunk)
-        self._read_prompt_logprobs(step, hidden)
+                fork_state(self._pool, chunk)
+                for sequence in chunk.request.sequences:
+                    self._sampler.start(sequence, self._device)
+        for chunk, rows in step.scored_chunks():
+            self._score_prompt(chunk, hidden[rows])
         if not step.sequences:
             return _Done(StepResult([], []))
         if len(hidden) != len(step.sequences) or not np.array_equal(step.output_of, np.arange(len(hidden))):
@@ -108,8 +109,7 @@ class HostRunner:
         seeds: torch.Tensor | None = None
         if self._model.state_dtype != torch.float32:
             rows = [row_seed(s.key, s.num_tokens) for s in plan.decode]
-            rows += [row_seed(c.request.sequences[0].key, -c.end) for c in step.chunks]
-            seeds = self._tensor(np.array(rows, dtype=np.int64))
+            seeds = self._tensor(np.array(rows + step.chunk_seeds(), dtype=np.int64))
         return ForwardBatch(
             token_ids=self._tensor(np.concatenate([last_tokens, step.prompt_ids])),
             num_decode=b,
@@ -124,31 +124,24 @@ class HostRunner:
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self._device)
 
-    def _fork(self, chunk: PrefillChunk) -> None:
-        for sequence in chunk.request.sequences:
-            if sequence.slot is not None and sequence.slot != chunk.slot:
-                self._pool.copy(chunk.slot, sequence.slot)
-            self._sampler.start(sequence, self._device)
-
-    def _read_prompt_logprobs(self, step: PackedStep, hidden: torch.Tensor) -> None:
-        row = step.num_decoding
-        for chunk in step.chunks:
-            num_rows = num_output_rows(chunk)
-            if chunk.request.params.prompt_logprobs is not None:
-                self._score_prompt(chunk, hidden[row : row + num_rows])
-            row += num_rows
-
     def _score_prompt(self, chunk: PrefillChunk, hidden: torch.Tensor) -> None:
         """Row i of `hidden` (end - start, M) predicts prompt token start + i + 1; the last may predict none."""
         request = chunk.request
         targets = request.prompt[chunk.start + 1 : chunk.end + 1].tolist()
         vocab_size = self._model.config.vocab_size
-        for first in range(0, len(targets), _LOGPROB_ROWS):
-            block = targets[first : first + _LOGPROB_ROWS]
+        for first in range(0, len(targets), LOGPROB_ROWS):
+            block = targets[first : first + LOGPROB_ROWS]
             logits = self._model.logits(hidden[first : first + len(block)])[:, :vocab_size]
             logprobs = torch.log_softmax(logits, dim=1)
             request.is_healthy &= bool(torch.isfinite(logits.sum()))
             request.prompt_logprobs += token_logprobs(logprobs, block, request.params.prompt_logprobs or 0)
+
+
+def fork_state(pool: StatePool, chunk: PrefillChunk) -> None:
+    """Copy the state after a prompt's last chunk to the slots of the request's other sequences."""
+    for sequence in chunk.request.sequences[1:]:
+        if sequence.slot is not None:
+            pool.copy(chunk.slot, sequence.slot)
 
 
 def pad_batch(

@@ -8,11 +8,10 @@ import torch
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.sequence import Sequence, TokenCounts
 from remuda.engine.wire import TokenLogprobs
+from remuda.kernels.sample.table import GREEDY_BELOW
 
 # Enough candidates for most filters; rows whose filters leave more are drawn again from 16 times as many.
 _NUM_CANDIDATES: Final = 256
-# Logits divided by less than this would overflow float32, and no other token would ever be drawn.
-_GREEDY_BELOW: Final = 1e-5
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,7 @@ class Sampler:
 
     def start(self, sequence: Sequence, device: torch.device) -> None:
         """Count the prompt's tokens, where the sequence's penalties will ask for them."""
-        params = sequence.request.params
-        if params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0:
+        if sequence.request.params.is_penalised:
             in_prompt = torch.zeros(self._vocab_size, dtype=torch.bool)
             in_prompt[torch.from_numpy(sequence.request.prompt).long()] = True
             drawn = torch.zeros(self._vocab_size, dtype=torch.int32, device=device)
@@ -101,7 +99,7 @@ def _is_adjusted(sequence: Sequence) -> bool:
 
 
 def _is_greedy(params: SamplingParams) -> bool:
-    return params.temperature < _GREEDY_BELOW
+    return params.temperature < GREEDY_BELOW
 
 
 def _is_filtered(params: SamplingParams) -> bool:

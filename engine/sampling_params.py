@@ -110,6 +110,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
             if not isinstance(token, int) or not isinstance(bias, int | float):
                 raise InvalidRequestError(f"logit_bias must map ids to numbers, not {token!r}", param="logit_bias")
 
+    @property
+    def is_penalised(self) -> bool:
+        """The penalties ask which tokens the prompt and the output have."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
+
     def check_vocabulary(self, vocab_size: int) -> None:
         """Raise InvalidRequestError for an id of `logit_bias` or `stop_token_ids` outside [0, vocab_size)."""
         for name in ("logit_bias", "stop_token_ids"):

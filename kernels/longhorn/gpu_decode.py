@@ -13,13 +13,11 @@ from remuda.kernels.linear.gpu import PackedLinear
 from remuda.kernels.longhorn import gpu_decode_kernels as kernels
 from remuda.kernels.longhorn import gpu_gemm, gpu_norm_gemv
 from remuda.kernels.longhorn.gpu_decode_configs import MAX_ROWS, DecodeConfig, Gemm, choose
+from remuda.kernels.norm.gpu import num_warps
 
 __all__ = ["MAX_ROWS", "DecodeLayer", "FusedDecode", "can_fuse"]
 
 _EMBED_BLOCK: Final = 1024
-# A program of the norm holds a whole row, so a warp takes this many elements of it, up to _MAX_WARPS warps.
-_ELEMENTS_PER_WARP: Final = 512
-_MAX_WARPS: Final = 16
 _REDUCE_BLOCK: Final = 128
 # Tiles of a GEMM without the copy engine, which fit the shared memory of any GPU from Ampere on.
 _PORTABLE_K: Final = 64
@@ -136,7 +134,7 @@ class FusedDecode:
             residual if partial is None else partial, residual, weight, weight if bias is None else bias, out,
             B, self._eps, M=M, BLOCK_M=block_m, NUM_PARTS=0 if partial is None else len(partial),
             HAS_BIAS=bias is not None, IS_RMS=self._is_rms,
-            num_warps=min(max(block_m // _ELEMENTS_PER_WARP, 1), _MAX_WARPS), **self._pdl,
+            num_warps=num_warps(block_m), **self._pdl,
         )  # fmt: skip
         return out
 

@@ -7,9 +7,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# A program holds a whole row, so a warp takes this many elements of it, up to _MAX_WARPS warps.
 _ELEMENTS_PER_WARP = 512
 _MAX_WARPS = 16
+
+
+def num_warps(block_m: int) -> int:
+    """Warps of a program that holds a whole row of `block_m` elements."""
+    return min(max(block_m // _ELEMENTS_PER_WARP, 1), _MAX_WARPS)
 
 
 @triton.jit
@@ -76,6 +80,6 @@ def add_norm(
         HAS_HIDDEN=hidden is not None,
         HAS_BIAS=bias is not None,
         IS_RMS=is_rms,
-        num_warps=min(max(block_m // _ELEMENTS_PER_WARP, 1), _MAX_WARPS),
+        num_warps=num_warps(block_m),
     )
     return out

@@ -43,7 +43,7 @@ HELD: Final = 16
 # The bit of `counts` that says that the prompt has the id; the others count how often it was drawn.
 IN_PROMPT: Final = -(2**31)
 # Logits divided by less than this would overflow float32, and no other token would ever be drawn.
-_GREEDY_BELOW: Final = 1e-5
+GREEDY_BELOW: Final = 1e-5
 
 
 class SamplingTable(NamedTuple):
@@ -105,7 +105,7 @@ def encode(
     row[KEY : KEY + 2].view(np.uint32)[:] = (key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF)
     is_filtered = top_k > 0 or bool(floats[TOP_P] < 1) or min_p > 0
     is_penalised = repetition_penalty != 1 or presence_penalty != 0 or frequency_penalty != 0
-    flags = (temperature < _GREEDY_BELOW, is_filtered, is_penalised, bool(bias), bool(held))
+    flags = (temperature < GREEDY_BELOW, is_filtered, is_penalised, bool(bias), bool(held))
     bits = (GREEDY, FILTERED, PENALISED, BIASED, HELD)
     row[FLAGS] = sum(bit for bit, is_set in zip(bits, flags, strict=True) if is_set)
     row[NUM_BIAS], row[NUM_HELD] = len(bias), len(held)
