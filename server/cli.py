@@ -154,7 +154,8 @@ def serve(
         seed=seed,
         num_threads=num_threads,
     )
-    from remuda.server.serve import ServeOptions, run_server
+    from remuda.server.options import ServeOptions
+    from remuda.server.serve import run_server
 
     options = ServeOptions(
         host=host,

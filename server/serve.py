@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
 import uvicorn
@@ -22,8 +21,9 @@ from remuda.server.app import create_app
 from remuda.server.engine_process import EngineSupervisor
 from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.loading_display import LoadingDisplay, ready_line
+from remuda.server.options import ServeOptions
 from remuda.server.protocol import StallGuardProtocol
-from remuda.server.state import DEFAULT_MAX_BODY_BYTES, ServerState
+from remuda.server.state import ServerState
 
 logger = logging.getLogger(__name__)
 
@@ -33,18 +33,6 @@ _CLOSING_S: Final = 2.0
 # Failures at the start that the user can put right.
 _USAGE_ERRORS: Final = (ConfigError.__name__, CheckpointError.__name__)
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class ServeOptions:
-    """What concerns HTTP and not the engine. grace_s: how long running requests may go on after SIGTERM."""
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    served_model_names: tuple[str, ...] = ()
-    log_level: str = "info"
-    max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
-    grace_s: float = 15.0
 
 
 def run_server(options: ServeOptions, config: EngineConfig) -> int:

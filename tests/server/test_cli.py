@@ -9,7 +9,7 @@ import pytest
 from remuda.engine.config import EngineConfig
 from remuda.server import serve
 from remuda.server.cli import run
-from remuda.server.serve import ServeOptions
+from remuda.server.options import ServeOptions
 
 
 @pytest.fixture(autouse=True)
