@@ -1,6 +1,7 @@
 """The runner for a GPU: tokens never leave the device between steps, and a launched step is read later.
 
-Decode steps are replayed graphs; steps with prompts run kernel by kernel. The only wait is `read`'s.
+Decode steps and short prompts are replayed graphs; steps with longer prompts run kernel by kernel, all rows
+together. The only wait is `read`'s.
 """
 
 from collections.abc import Callable
@@ -10,16 +11,17 @@ from typing import Final
 import numpy as np
 import torch
 
-from remuda.engine.decode_graphs import DecodeGraphs
 from remuda.engine.device_logprobs import PendingDrawn, PendingPrompt, score, score_drawn, score_prompts
 from remuda.engine.device_sampling import DeviceSampling, plan_starts
 from remuda.engine.models.base import ForwardBatch, Model, Slots
 from remuda.engine.packing import LOGPROB_ROWS, PackedStep, pack
+from remuda.engine.prompt_graphs import PromptGraphs, PromptShape
 from remuda.engine.runner import NO_TOKEN, StepResult, fork_state, pad_batch
 from remuda.engine.sampling_params import MAX_LOGPROBS
 from remuda.engine.scheduler import Plan
 from remuda.engine.sequence import Sequence
 from remuda.engine.state_pool import StatePool
+from remuda.engine.step_graphs import StepGraphs, decode_sizes, padded
 from remuda.engine.transfer import upload
 from remuda.engine.wire import TokenLogprobs
 from remuda.kernels.slots import PAD_SLOT
@@ -91,9 +93,14 @@ class _Launched:
 
 
 class DeviceRunner:
-    """Draws by the backend's `sample` kernels. At most one step may be under way when another is launched."""
+    """Draws by the backend's `sample` kernels. At most one step may be under way when another is launched.
 
-    def __init__(self, model: Model, pool: StatePool, max_rows: int) -> None:
+    prompt_shapes: of steps whose prompts are read by a graph.
+    """
+
+    def __init__(
+        self, model: Model, pool: StatePool, max_rows: int, prompt_shapes: tuple[PromptShape, ...] = ()
+    ) -> None:
         assert model.backend.sample is not None
         config, device = model.config, model.device
         self._model = model
@@ -105,7 +112,9 @@ class DeviceRunner:
         self._num_launched = 0
         # Float32 states are stored as they are.
         self._is_rounded = model.state_dtype != torch.float32
-        self.graphs = DecodeGraphs(self._decode, max_rows)
+        self.sizes = decode_sizes(max_rows)
+        self.graphs = StepGraphs(self._decode, self.sizes)
+        self.prompts = PromptGraphs(model, pool, prompt_shapes, has_seeds=self._is_rounded)
         self.graph_bytes = 0
 
     @property
@@ -120,7 +129,11 @@ class DeviceRunner:
         prompts: list[PendingPrompt] = []
         if plan.prefill:
             step = pack(plan)
-            prompts = self._run_mixed(step)
+            shape = self.prompts.shape_of(step)
+            if shape is None:
+                prompts = self._run_mixed(step)
+            else:
+                self._run_apart(plan, step, shape, stage)
             sequences = step.sequences
         else:
             self._run_decode(plan, stage)
@@ -155,19 +168,22 @@ class DeviceRunner:
 
     @torch.inference_mode()
     def capture(self, progress: Callable[[float], None]) -> None:
-        """Make the graphs of decode steps. Before any launch."""
+        """Make the graphs. Before any launch."""
         torch.cuda.synchronize(self._device)
         # Capturing gives back what is cached, which is not to be taken for less than nothing.
         torch.cuda.empty_cache()
         before = torch.cuda.mem_get_info(self._device)[0]
-        self.graphs.capture(progress)
+        # The graphs share their memory: they run one after the other.
+        pool = torch.cuda.graph_pool_handle()
+        self.graphs.capture(pool, lambda fraction: progress(fraction / 2))
+        self.prompts.graphs.capture(pool, lambda fraction: progress(0.5 + fraction / 2))
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
         self.graph_bytes = before - torch.cuda.mem_get_info(self._device)[0]
 
     def _run_decode(self, plan: Plan, stage: _Stage) -> None:
         num_rows = len(plan.decode)
-        size = self.graphs.padded(num_rows)
+        size = padded(self.sizes, num_rows)
         stage.slots_array[:num_rows] = plan.slots
         stage.slots_array[num_rows:size] = PAD_SLOT
         self._buffers.slots[:size].copy_(stage.slots[:size], non_blocking=True)
@@ -188,12 +204,31 @@ class DeviceRunner:
         )
         self._draw(self._model.forward(batch, self._pool.layers), slots)
 
-    def _draw(self, hidden: torch.Tensor, slots: torch.Tensor) -> None:
-        """Draw for hidden states (R, M) and slots (R,) into the buffers' first R rows."""
-        buffers, num_rows = self._buffers, len(hidden)
-        logits = self._model.logits(hidden, out=buffers.logits[:num_rows])
+    def _draw(self, hidden: torch.Tensor, slots: torch.Tensor, first: int = 0) -> None:
+        """Draw for hidden states (R, M) and slots (R,) into R rows of the buffers, from row `first` on."""
+        buffers, rows = self._buffers, slice(first, first + len(hidden))
+        logits = self._model.logits(hidden, out=buffers.logits[rows])
         tokens, healthy = self._sampling.sample(logits, slots, buffers.work)
-        torch.where(healthy, tokens, buffers.no_token, out=buffers.tokens[:num_rows])
+        torch.where(healthy, tokens, buffers.no_token, out=buffers.tokens[rows])
+
+    def _run_apart(self, plan: Plan, step: PackedStep, shape: PromptShape, stage: _Stage) -> None:
+        """Decode rows by their graph, then prompt chunks by theirs. Draws into the buffers."""
+        if plan.decode:
+            self._run_decode(plan, stage)
+        hidden = self.prompts.run(step, shape)
+        starts = plan_starts(step)
+        slots = np.array([s.slot for s in step.sequences[step.num_decoding :]], dtype=np.int32)
+        after, drawn, *begun = upload([step.chunk_of_drawn(), slots, *starts.arrays()], self._device)
+        self._begin(step, begun, self.prompts.token_ids(step))
+        if len(after):
+            self._draw(hidden[after], drawn, first=step.num_decoding)
+
+    def _begin(self, step: PackedStep, begun: list[torch.Tensor], prompt_ids: torch.Tensor) -> None:
+        """Once the prompts are read and before anything is drawn: the sequences that begin, and their siblings."""
+        self._sampling.start(begun, prompt_ids)
+        for chunk in step.chunks:
+            if chunk.is_last:
+                fork_state(self._pool, chunk)
 
     def _run_mixed(self, step: PackedStep) -> list[PendingPrompt]:
         """Decode rows and prompt chunks together, kernel by kernel. Draws into the buffers."""
@@ -209,7 +244,7 @@ class DeviceRunner:
                 step.output_of,
                 np.array([s.slot for s in step.sequences], dtype=np.int32),
                 np.array(step.chunk_seeds() if self._is_rounded else [], dtype=np.int64),
-                *(starts.slots, starts.rows, starts.marked, starts.src, starts.dst),
+                *starts.arrays(),
             ],
             self._device,
         )
@@ -225,10 +260,7 @@ class DeviceRunner:
             prefill_seeds=prefill_seeds,
         )
         hidden = self._model.forward(batch, self._pool.layers)
-        self._sampling.start(begun, prompt_ids)
-        for chunk in step.chunks:
-            if chunk.is_last:
-                fork_state(self._pool, chunk)
+        self._begin(step, begun, prompt_ids)
         prompts = score_prompts(step, hidden, self._model)
         if step.sequences:
             self._draw(hidden[output_of], drawn)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,10 @@ class Starts:
     marked: npt.NDArray[np.int32]
     src: npt.NDArray[np.int64]
     dst: npt.NDArray[np.int64]
+
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """All fields, in this order."""
+        return [self.slots, self.rows, self.marked, self.src, self.dst]
 
 
 class DeviceSampling:

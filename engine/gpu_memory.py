@@ -7,11 +7,12 @@ from typing import Final
 import torch
 
 from remuda.engine.config import EngineConfig, MemoryUse
-from remuda.engine.decode_graphs import graph_sizes
 from remuda.engine.device_runner import DeviceRunner
 from remuda.engine.errors import ConfigError
 from remuda.engine.models.base import Model
+from remuda.engine.prompt_graphs import PromptShape
 from remuda.engine.state_pool import StatePool, slot_bytes
+from remuda.engine.step_graphs import decode_sizes
 from remuda.kernels.sample.table import WORDS
 
 logger = logging.getLogger(__name__)
@@ -41,10 +42,12 @@ def survey(device: torch.device) -> Measured:
     return Measured(total, total - free, torch.cuda.memory_reserved(device), 0, 0)
 
 
-def measure(model: Model, max_rows: int, max_batch_tokens: int) -> Measured:
+def measure(
+    model: Model, max_rows: int, max_batch_tokens: int, prompt_shapes: tuple[PromptShape, ...]
+) -> Measured:
     """Run the largest steps on pad rows, and see what they take. The allocator keeps it for the steps to come.
 
-    max_rows: decode rows of a step; max_batch_tokens: all its rows.
+    max_rows: decode rows of a step; max_batch_tokens: all its rows; prompt_shapes: of prompts that have graphs.
     """
     device = model.device
     torch.cuda.synchronize(device)
@@ -54,14 +57,16 @@ def measure(model: Model, max_rows: int, max_batch_tokens: int) -> Measured:
     torch.cuda.reset_peak_memory_stats(device)
     allocated = torch.cuda.memory_allocated(device)
     runner.warm_up(max_rows, 0)
-    decode = torch.cuda.max_memory_allocated(device) - allocated
+    if prompt_shapes:
+        runner.warm_up(0, *prompt_shapes[-1])
+    captured = torch.cuda.max_memory_allocated(device) - allocated
     runner.warm_up(max_rows, max_batch_tokens - max_rows)
     runner.warm_up(0, max_batch_tokens)
     runner.warm_up_scores()
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)
     workspace = torch.cuda.memory_reserved(device) - weights
-    graphs = decode + _GRAPH_BYTES * len(graph_sizes(max_rows))
+    graphs = captured + _GRAPH_BYTES * (len(decode_sizes(max_rows)) + len(prompt_shapes))
     return Measured(total, total - free, weights, workspace, graphs)
 
 

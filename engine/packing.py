@@ -42,6 +42,11 @@ class PackedStep:
         """`row_seed` of each chunk, whose state is rounded once, after its last token."""
         return [row_seed(c.request.sequences[0].key, -c.end) for c in self.chunks]
 
+    def chunk_of_drawn(self) -> Ints:
+        """(R - num_decoding,): after which chunk each sequence is drawn for that ends a prompt; none is scored."""
+        ended = np.array([i for i, chunk in enumerate(self.chunks) if chunk.is_last], dtype=np.int64)
+        return ended[self.output_of[self.num_decoding :] - self.num_decoding]
+
     def scored_chunks(self) -> Iterator[tuple[PrefillChunk, slice]]:
         """The chunks whose prompt log-probabilities are asked for, each with its outputs among the L."""
         first = self.num_decoding

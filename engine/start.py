@@ -21,6 +21,7 @@ from remuda.engine.errors import ConfigError
 from remuda.engine.gpu_memory import Measured, account, fit_slots, measure, survey, table_bytes
 from remuda.engine.models.base import Model
 from remuda.engine.models.longhorn import Longhorn
+from remuda.engine.prompt_graphs import PromptShape, prompt_shapes
 from remuda.engine.runner import HostRunner, Runner
 from remuda.engine.sampler import Sampler
 from remuda.engine.scheduler import Scheduler
@@ -79,16 +80,17 @@ def build_core(
     prefill_chunk = config.prefill_chunk or _AUTO_PREFILL_CHUNK[device.type]
     has_table = model.backend.sample is not None
     measured: Measured | None = None
+    shapes: tuple[PromptShape, ...] = ()
     if device.type == "cuda" and has_table:
         watch_compilations(False)
-        num_slots, measured = _resolve_gpu_slots(config, model, prefill_chunk)
+        num_slots, shapes, measured = _resolve_gpu_slots(config, model, prefill_chunk)
     else:
         num_slots = _resolve_num_slots(config, slot_bytes(model.state_spec), device)
     max_batch_tokens = _resolve_max_batch_tokens(config, num_slots, prefill_chunk)
     pool = StatePool(model.state_spec, num_slots, device)
     runner: Runner
     if has_table:
-        runner = DeviceRunner(model, pool, num_slots)
+        runner = DeviceRunner(model, pool, num_slots, shapes)
     else:
         runner = HostRunner(model, pool, Sampler(model.config.vocab_size, special.eos_token_ids))
     info = EngineInfo(
@@ -136,8 +138,10 @@ def _warm_up(runner: Runner, info: EngineInfo, progress: Progress) -> None:
     warm_up(runner, info.num_slots, info.prefill_chunk, info.max_batch_tokens, lambda f: progress(stage, f))
 
 
-def _resolve_gpu_slots(config: EngineConfig, model: Model, prefill_chunk: int) -> tuple[int, Measured]:
-    """Slots that fit, beside a step of so many rows, and what was measured for it."""
+def _resolve_gpu_slots(
+    config: EngineConfig, model: Model, prefill_chunk: int
+) -> tuple[int, tuple[PromptShape, ...], Measured]:
+    """Slots that fit, beside a step of so many rows; the prompts that get graphs; and what was measured for it."""
     bytes_per_slot = slot_bytes(model.state_spec)
     max_slots = config.num_slots or _AUTO_MAX_SLOTS["cuda"]
     if config.state_memory is not None:
@@ -148,8 +152,9 @@ def _resolve_gpu_slots(config: EngineConfig, model: Model, prefill_chunk: int) -
     bytes_per_slot += table_bytes(model.config.vocab_size)
     # A number that is far too large would not get through the measurement.
     max_slots = fit_slots(survey(model.device), config, bytes_per_slot, max_slots)
-    measured = measure(model, max_slots, max_batch_tokens)
-    return fit_slots(measured, config, bytes_per_slot, max_slots), measured
+    shapes = prompt_shapes(max_batch_tokens, max_slots)
+    measured = measure(model, max_slots, max_batch_tokens, shapes)
+    return fit_slots(measured, config, bytes_per_slot, max_slots), shapes, measured
 
 
 def _slots_of(state_memory: int, bytes_per_slot: int) -> int:

@@ -39,3 +39,10 @@ def download(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     return host.copy_(tensor, non_blocking=True)
+
+
+def send(array: npt.NDArray[Any], into: torch.Tensor) -> None:
+    """Copy an array into the beginning of a flat tensor of its dtype on the device."""
+    staged = torch.empty(len(array), dtype=into.dtype, pin_memory=into.is_cuda)
+    staged.numpy()[:] = array
+    into[: len(array)].copy_(staged, non_blocking=True)

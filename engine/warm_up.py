@@ -41,7 +41,7 @@ def _warm_up_gpu(runner: DeviceRunner, num_slots: int, max_batch_tokens: int, re
         if rows + tokens <= max_batch_tokens and rows + seqs <= num_slots and 2 * seqs <= tokens
     ]
     # Decode steps with new sequences in them are no graphs, and of any size.
-    steps += [(rows - 1, 0, 0) for rows in runner.graphs.sizes if rows > 1]
+    steps += [(rows - 1, 0, 0) for rows in runner.sizes if rows > 1]
     # Capturing gave the memory of the largest step back.
     steps.append((num_slots, max_batch_tokens - num_slots, 1))
     for done, step in enumerate(steps):

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from remuda.engine.core import EngineCore
-from remuda.engine.decode_graphs import DecodeGraphs, graph_sizes
 from remuda.engine.device_runner import DeviceRunner
+from remuda.engine.prompt_graphs import PromptShape, prompt_shapes
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.sequence import Request, Sequence
+from remuda.engine.step_graphs import StepGraphs, decode_sizes, padded
 from remuda.engine.transfer import upload
 from remuda.engine.wire import SequenceOutput
 from remuda.kernels.sample.table import SamplingTable
@@ -84,6 +85,53 @@ def test_the_device_draws_what_the_host_draws(backend: str) -> None:
         core = make_core(backend, has_table=True, depth=depth, **options)
         assert isinstance(core.runner, DeviceRunner)
         assert described(run_all(core, requests)) == expected
+
+
+def with_prompt_graphs(core: EngineCore) -> EngineCore:
+    """The core with prompts read apart from decode rows, padded to a few shapes."""
+    assert isinstance(core.runner, DeviceRunner)
+    shapes = tuple(PromptShape(tokens, seqs) for tokens in (4, 8, 16) for seqs in (1, 3))
+    core.runner = DeviceRunner(core.runner._model, core._pool, core.info.num_slots, shapes)
+    return core
+
+
+@pytest.mark.parametrize(("backend", "state_dtype"), [("cpu", "float32"), ("reference", "bfloat16")])
+def test_prompts_read_apart_give_what_all_rows_together_give(backend: str, state_dtype: str) -> None:
+    rng = random.Random(3)
+    count = 60 if backend == "cpu" else 8
+    requests = [
+        ([rng.randrange(37) for _ in range(rng.choice((1, 2, 7, 20)))], random_params(rng)) for _ in range(count)
+    ]
+    found = []
+    for change in (lambda core: core, with_prompt_graphs):
+        model = make_model(backend, has_table=True, state_dtype=getattr(torch, state_dtype))
+        core = make_core(model=model, depth=1, num_slots=5, max_batch_tokens=24, prefill_chunk=16, eos=EOS)
+        found.append(described(run_all(change(core), requests)))
+    assert found[0] == found[1]
+
+
+def test_the_least_shape_that_holds_the_prompts_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    core = with_prompt_graphs(make_core(depth=1, num_slots=5, max_batch_tokens=40, prefill_chunk=32))
+    assert isinstance(core.runner, DeviceRunner)
+    ran: list[PromptShape] = []
+    forward = core.runner.prompts.graphs._step
+    monkeypatch.setattr(core.runner.prompts.graphs, "_step", lambda shape: (ran.append(shape), forward(shape)))
+    one = SamplingParams(temperature=0.0, max_tokens=1)
+    scored = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0)
+    prompts = ([3], [5], [2, 2], [16], [17], [1, 1, 1], [1, 1, 1, 1])
+    for lengths in prompts:
+        for name, length in enumerate(lengths):
+            core.add(str(name), [1] * length, one)
+        while core.has_work:
+            core.step()
+    run_all(core, [([1] * 3, scored)])
+    assert ran == [(4, 1), (8, 1), (4, 3), (16, 1), (4, 3)]
+
+
+def test_shapes_of_prompts() -> None:
+    assert prompt_shapes(63, 9) == ()
+    assert prompt_shapes(200, 9) == ((64, 1), (64, 8), (128, 1), (128, 8))
+    assert prompt_shapes(10**6, 10**6)[-1] == (2048, 32)
 
 
 def run_with_aborts(depth: int, requests: list[tuple[list[int], SamplingParams]], seed: int) -> Outputs:
@@ -168,14 +216,15 @@ def test_a_16_bit_state_is_rounded_by_the_request_s_seed_alone(state_dtype: torc
 
 
 def test_steps_are_padded_to_the_sizes_of_the_graphs() -> None:
-    assert graph_sizes(1) == (1,)
-    assert graph_sizes(5) == (1, 2, 4, 5)
-    assert graph_sizes(1024)[-3:] == (768, 896, 1024)
-    assert graph_sizes(1500)[-3:] == (1024, 1280, 1500)
+    assert decode_sizes(1) == (1,)
+    assert decode_sizes(5) == (1, 2, 4, 5)
+    assert decode_sizes(1024)[-3:] == (768, 896, 1024)
+    assert decode_sizes(1500)[-3:] == (1024, 1280, 1500)
     ran: list[int] = []
-    graphs = DecodeGraphs(ran.append, 100)
+    sizes = decode_sizes(100)
+    graphs = StepGraphs(ran.append, sizes)
     for num_rows in (1, 3, 64, 65, 97, 100):
-        graphs.run(graphs.padded(num_rows))
+        graphs.run(padded(sizes, num_rows))
     assert ran == [1, 4, 64, 96, 100, 100]
 
 

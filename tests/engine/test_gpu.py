@@ -134,7 +134,8 @@ def test_replayed_graphs_give_what_plain_calls_give(dtype: torch.dtype) -> None:
     replayed, plain = make_gpu_core(dtype=dtype), make_gpu_core(dtype=dtype)
     for core in (replayed, plain):
         assert isinstance(core.runner, DeviceRunner)
-    plain.runner.graphs._graphs.clear()
+    plain.runner.graphs.clear()
+    plain.runner.prompts.graphs.clear()
     assert exact(run_all(replayed, requests)) == exact(run_all(plain, requests))
 
 
