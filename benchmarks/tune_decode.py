@@ -2,7 +2,7 @@
 
 Coordinate descent over the stages of the step, timed as a whole: a CUDA graph of a few layers of the 1.3B shape,
 replayed. Every candidate is checked against the first one's output before its time counts.
-Usage: python benchmarks/tune_decode.py [--rows 1 64 128] [--layers 8] [--hidden 2048]
+Usage: python benchmarks/tune_decode.py [--rows 1 64 128] [--stages step] [--state bfloat16] [--layers 8]
 """
 
 import argparse
@@ -17,12 +17,18 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from remuda.kernels.longhorn.gpu_decode import DecodeLayer, FusedDecode
-from remuda.kernels.longhorn.gpu_decode_configs import DecodeConfig, Gemm, choose
+from remuda.kernels.longhorn.gpu_decode_configs import CONFIGS, DecodeConfig, Gemm, choose
 
 N, W = 16, 4
 NUM_COMPILERS = 14
 # Tiles that do not fit the device, launches that fail, outputs that are wrong.
 _FAILURES = (OutOfResources, RuntimeError, AssertionError)
+# Rows, channels and warps of a recurrence's program.
+_STEPS = [
+    (16, 128, 16), (16, 64, 16), (16, 64, 8), (16, 32, 8), (16, 32, 4), (8, 128, 16), (8, 128, 8), (8, 64, 8),
+    (8, 64, 4), (8, 32, 8), (8, 32, 4), (8, 32, 2), (4, 128, 8), (4, 128, 4), (4, 64, 8), (4, 64, 4), (4, 64, 2),
+    (4, 32, 2), (2, 128, 4), (2, 64, 2),
+]  # fmt: skip
 
 
 class Step:
@@ -60,6 +66,7 @@ class Step:
         self.initial = [{name: view.clone() for name, view in layer.items()} for layer in self.state]
         self.tokens = torch.randint(1000, (rows,), generator=draw, device=device)
         self.slots = torch.arange(rows, device=device, dtype=torch.int32)
+        self.seeds = None if state_dtype == torch.float32 else torch.arange(rows, device=device)
         self.fresh = torch.zeros(rows, device=device, dtype=torch.bool)
         self.final = ones
 
@@ -70,7 +77,7 @@ class Step:
         )  # fmt: skip
         if not is_pdl:
             step._pdl = {"IS_PDL": False}
-        return step(self.tokens, self.state, self.slots, self.slots, self.fresh)
+        return step(self.tokens, self.state, self.slots, self.slots, self.fresh, self.seeds)
 
     def check(self, config: DecodeConfig, expected: torch.Tensor | None) -> torch.Tensor:
         """The output from a fixed state; raises where it is off."""
@@ -147,16 +154,19 @@ def candidates(rows: int, base: DecodeConfig) -> Iterator[tuple[str, list[Any]]]
         )
     yield "in_proj", [] if base.is_norm_fused else gemms
     yield "out_proj", outs
+    if rows > 128:
+        yield "conv", [(1, c, 0, w) for c, w in itertools.product((256, 512, 1024), (1, 2, 4))] + [
+            (16, c, p, w) for (c, p), w in itertools.product(((32, 128), (64, 256), (64, 512)), (4, 8))
+        ]  # fmt: skip
+        yield "step", _STEPS
+        return
     if base.conv[0] == 1:
         yield "conv", [(1, c, c, w) for c, w in itertools.product((32, 64, 128), (4, 8))]
         yield "step", [(1, d, w) for d, w in itertools.product((32, 64, 128), (1, 2, 4))]
         return
     yield "conv", [(b, c, p, w) for b, (c, p), w in itertools.product(
         (16, 32), ((32, 32), (32, 64), (64, 64), (32, 128), (64, 128), (64, 256), (64, 512)), (4, 8))]  # fmt: skip
-    yield "step", [
-        (16, 64, 8), (16, 64, 4), (16, 128, 8), (16, 128, 16), (16, 32, 4), (8, 32, 2), (8, 64, 4), (4, 64, 4),
-        (4, 64, 2), (4, 32, 2),
-    ]  # fmt: skip
+    yield "step", _STEPS
 
 
 def changed(base: DecodeConfig, name: str, option: Any) -> DecodeConfig:
@@ -168,33 +178,41 @@ def starting_points(rows: int) -> list[DecodeConfig]:
     """Where the descents begin: a row a program for few rows, tiles of rows for many."""
     if rows <= 4:
         return [choose(4)]
+    if rows > CONFIGS[-1].max_rows:
+        return [CONFIGS[-1]]
     return [choose(4), choose(32)] if rows <= 16 else [choose(rows)]
 
 
-def variants(rows: int) -> list[DecodeConfig]:
+def wanted(rows: int, base: DecodeConfig, stages: list[str]) -> Iterator[tuple[str, list[Any]]]:
+    """The candidates of these stages; of all where none is named."""
+    return ((name, options) for name, options in candidates(rows, base) if not stages or name in stages)
+
+
+def variants(rows: int, stages: list[str]) -> list[DecodeConfig]:
     found = []
     for base in starting_points(rows):
         found.append(base)
-        for name, options in candidates(rows, base):
+        for name, options in wanted(rows, base, stages):
             found += [changed(base, name, option) for option in options]
     return found
 
 
-def _compile(jobs: list[tuple[int, DecodeConfig]], hidden: int) -> None:
+def _compile(jobs: list[tuple[int, DecodeConfig]], hidden: int, state_dtype: torch.dtype) -> None:
     """Fill Triton's cache on disk; what cannot be launched is left to the timing, which says so."""
     for rows, config in jobs:
         try:
-            Step(rows, hidden, 1).run(config)
+            Step(rows, hidden, 1, state_dtype).run(config)
             torch.cuda.synchronize()
         except _FAILURES as error:
             print("cannot run", config, str(error)[:80])
 
 
-def compile_all(all_rows: list[int], hidden: int) -> None:
-    jobs = [(rows, config) for rows in all_rows for config in variants(rows)]
+def compile_all(all_rows: list[int], hidden: int, state_dtype: torch.dtype, stages: list[str]) -> None:
+    jobs = [(rows, config) for rows in all_rows for config in variants(rows, stages)]
     context = multiprocessing.get_context("spawn")
     workers = [
-        context.Process(target=_compile, args=(jobs[i::NUM_COMPILERS], hidden)) for i in range(NUM_COMPILERS)
+        context.Process(target=_compile, args=(jobs[i::NUM_COMPILERS], hidden, state_dtype))
+        for i in range(NUM_COMPILERS)
     ]
     for worker in workers:
         worker.start()
@@ -202,13 +220,13 @@ def compile_all(all_rows: list[int], hidden: int) -> None:
         worker.join()
 
 
-def tune(rows: int, hidden: int, num_layers: int, best: DecodeConfig) -> tuple[float, DecodeConfig]:
+def tune(rows: int, step: Step, best: DecodeConfig, stages: list[str]) -> tuple[float, DecodeConfig]:
     """The fastest configuration that a descent from `best` finds, and its microseconds a layer."""
-    step = Step(rows, hidden, num_layers)
+    num_layers = len(step.layers)
     expected = step.check(best, None)
     fastest = step.time(best)
     print(f"rows {rows}: start {fastest / num_layers:.2f} us a layer", flush=True)
-    for name, options in candidates(rows, best):
+    for name, options in wanted(rows, best, stages):
         lines = []
         for option in options:
             config = changed(best, name, option)
@@ -224,7 +242,7 @@ def tune(rows: int, hidden: int, num_layers: int, best: DecodeConfig) -> tuple[f
         lines.sort(key=lambda line: line[0])
         if lines[0][0] * num_layers < fastest:
             fastest, best = lines[0][0] * num_layers, changed(best, name, lines[0][1])
-        for spent, option, error in lines[:4]:
+        for spent, option, error in lines[:6]:
             print(f"   {name} {spent:.2f} {option} {error}")
     print(f"rows {rows}: best {fastest / num_layers:.2f} us a layer; without PDL "
           f"{step.time(best, is_pdl=False) / num_layers:.2f}: {best}", flush=True)  # fmt: skip
@@ -234,16 +252,21 @@ def tune(rows: int, hidden: int, num_layers: int, best: DecodeConfig) -> tuple[f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, 128, 256, 512])
+    parser.add_argument("--stages", nargs="+", default=[], help="of a layer: in_proj, out_proj, conv, step")
+    parser.add_argument("--state", choices=("float32", "bfloat16", "float16"), default="float32")
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--hidden", type=int, default=2048)
     args = parser.parse_args()
+    state_dtype = getattr(torch, args.state)
     began = time.monotonic()
-    compile_all(args.rows, args.hidden)
+    compile_all(args.rows, args.hidden, state_dtype, args.stages)
     print(f"compiled in {time.monotonic() - began:.0f} s", flush=True)
     table = []
     for rows in args.rows:
-        found = [tune(rows, args.hidden, args.layers, base) for base in starting_points(rows)]
+        step = Step(rows, args.hidden, args.layers, state_dtype)
+        found = [tune(rows, step, base, args.stages) for base in starting_points(rows)]
+        del step
         table.append(replace(min(found, key=lambda pair: pair[0])[1], max_rows=rows))
         torch.cuda.empty_cache()
         print(f"{time.monotonic() - began:.0f} s", flush=True)

@@ -100,7 +100,7 @@ class Longhorn:
         module = self.backend.longhorn_decode
         if module is None or not module.can_fuse(self.dtype):
             return None
-        self._max_fused_rows: int = module.MAX_ROWS
+        self._max_fused_rows: int = module.max_rows(self.state_dtype)
         config = self.config
         return module.FusedDecode(
             [module.DecodeLayer(*layer) for layer in self._layers],

@@ -20,12 +20,17 @@ from remuda.kernels.linear.cpu import MAX_GEMM_ROWS, PackedLinear, gemm
 from remuda.kernels.longhorn.cpu import scan
 from remuda.kernels.norm.cpu import add_norm, add_norm_rows_serial
 
-MAX_ROWS: Final = MAX_GEMM_ROWS
+_MAX_ROWS: Final = MAX_GEMM_ROWS
 
 
 def can_fuse(dtype: torch.dtype) -> bool:
     """Weights of this dtype are served."""
     return dtype == torch.float32
+
+
+def max_rows(state_dtype: torch.dtype) -> int:
+    """The largest batch that is served; states are float32."""
+    return _MAX_ROWS
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class DecodeLayer:
 
 
 class FusedDecode:
-    """Runs the layers over at most MAX_ROWS rows. Holds addresses: `layers` and the pool must outlive it."""
+    """Runs the layers over at most `max_rows` rows. Holds addresses: `layers` and the pool must outlive it."""
 
     def __init__(
         self,
@@ -65,12 +70,12 @@ class FusedDecode:
         self._sizes = (D, M, width, N, R)
         self._norm = (eps, is_rms)
         columns = (M, 2 * D, D, R + 2 * N, D, D)
-        self._scratch = [torch.zeros((MAX_ROWS, size)) for size in columns]
+        self._scratch = [torch.zeros((_MAX_ROWS, size)) for size in columns]
         self._buffers = np.array([buffer.data_ptr() for buffer in self._scratch], dtype=np.int64)
-        self._bounds = torch.arange(MAX_ROWS + 1, dtype=torch.int32)
+        self._bounds = torch.arange(_MAX_ROWS + 1, dtype=torch.int32)
         self._max_threads = numba.get_num_threads()
         # One for each power of two of rows: the more work in a step, the less a barrier weighs.
-        self._choosers = [ThreadChooser(self._max_threads) for _ in range(MAX_ROWS.bit_length() + 1)]
+        self._choosers = [ThreadChooser(self._max_threads) for _ in range(_MAX_ROWS.bit_length() + 1)]
         self._state: list[dict[str, Tensor]] | None = None
         self._states = np.zeros((len(layers), 4), dtype=np.int64)
 

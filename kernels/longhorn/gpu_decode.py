@@ -12,10 +12,10 @@ from torch import Tensor
 from remuda.kernels.linear.gpu import PackedLinear
 from remuda.kernels.longhorn import gpu_decode_kernels as kernels
 from remuda.kernels.longhorn import gpu_gemm, gpu_norm_gemv
-from remuda.kernels.longhorn.gpu_decode_configs import MAX_ROWS, DecodeConfig, Gemm, choose
+from remuda.kernels.longhorn.gpu_decode_configs import DecodeConfig, Gemm, choose, max_rows
 from remuda.kernels.norm.gpu import num_warps
 
-__all__ = ["MAX_ROWS", "DecodeLayer", "FusedDecode", "can_fuse"]
+__all__ = ["DecodeLayer", "FusedDecode", "can_fuse", "max_rows"]
 
 _EMBED_BLOCK: Final = 1024
 _REDUCE_BLOCK: Final = 128
@@ -52,7 +52,7 @@ class Rows(NamedTuple):
 
 
 class FusedDecode:
-    """Runs all layers over rows of one token each, up to MAX_ROWS, or as `config` says, which is for tuning."""
+    """Runs all layers over rows of one token each, up to `max_rows`, or as `config` says, which is for tuning."""
 
     def __init__(
         self,
@@ -158,7 +158,10 @@ class FusedDecode:
     def _convolve(
         self, layer: DecodeLayer, xz: Tensor, conv_state: Tensor, rows: Rows, config: DecodeConfig
     ) -> tuple[Tensor, Tensor]:
-        """xz: (B, 2D). Returns x (B, D), and x_proj of it in parts to be summed, (parts, B, R + 2N) float32."""
+        """xz: (B, 2D). Returns x (B, D), and x_proj of it in parts to be summed, (parts, B, R + 2N)."""
+        if config.conv[2] == 0:
+            x = self._convolve_alone(layer, xz, conv_state, rows, config)
+            return x, torch.nn.functional.linear(x, layer.x_proj[0])[None]
         B, D, P = len(xz), self._D, self._R + 2 * self._N
         x = torch.empty((B, D), dtype=xz.dtype, device=xz.device)
         block_b, block_c, part_c, num_warps = config.conv
@@ -186,6 +189,20 @@ class FusedDecode:
             BLOCK=_REDUCE_BLOCK, num_warps=4, **self._pdl,
         )  # fmt: skip
         return x, projected
+
+    def _convolve_alone(
+        self, layer: DecodeLayer, xz: Tensor, conv_state: Tensor, rows: Rows, config: DecodeConfig
+    ) -> Tensor:
+        """The x of `_convolve`."""
+        B, D = len(xz), self._D
+        x = torch.empty((B, D), dtype=xz.dtype, device=xz.device)
+        _, block_c, _, num_warps = config.conv
+        kernels.conv_project_row_kernel[(triton.cdiv(D, block_c), B)](
+            xz, layer.conv, conv_state, rows.src, rows.dst, rows.fresh, layer.x_proj[0], x, x, B,
+            conv_state.stride(0), D=D, W=self._W, P=0, BLOCK_P=1, BLOCK_C=block_c,
+            num_warps=num_warps, **self._pdl,
+        )  # fmt: skip
+        return x
 
     def _step(
         self,

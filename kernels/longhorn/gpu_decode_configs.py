@@ -1,10 +1,13 @@
 """Launch configurations of the fused decode step, by rows; measured offline, never tuned at run time.
 
-From benchmarks/tune_decode.py on an NVIDIA H200 (d_model 2048, state size 16, bfloat16). For more rows than the
-last configuration serves, kernel-by-kernel steps with cuBLAS were as fast.
+From benchmarks/tune_decode.py on an NVIDIA H200 (d_model 2048, state size 16, bfloat16). Steps of more rows run
+kernel by kernel with cuBLAS.
 """
 
 from dataclasses import dataclass
+from typing import Final
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class Gemm:
 class DecodeConfig:
     """Launches of one layer for up to `max_rows` rows. A GEMM of None is left to cuBLAS.
 
-    conv: rows and channels of a tile, channels of a program, warps; with one row a tile is a program.
+    conv: rows and channels of a tile, channels of a program, warps; with one row a tile is a program. Where the
+        channels of a program are 0, x_proj is left to cuBLAS.
     step: rows, channels, warps. is_norm_fused: on Hopper one kernel does the norm and in_proj of one row.
     """
 
@@ -93,10 +97,30 @@ CONFIGS = (
         conv=(16, 32, 128, 4),
         step=(16, 64, 8),
     ),
+    DecodeConfig(
+        max_rows=256,
+        in_proj=None,
+        out_proj=Gemm(128, 64, 128, split_k=2),
+        conv=(1, 512, 0, 4),
+        step=(16, 64, 8),
+    ),
+    DecodeConfig(
+        max_rows=512,
+        in_proj=None,
+        out_proj=Gemm(128, 64, 128),
+        conv=(1, 512, 0, 4),
+        step=(8, 64, 4),
+    ),
 )
-MAX_ROWS = CONFIGS[-1].max_rows
+# With 16-bit states, whose rounding is arithmetic, tiles of rows lose to a row a program from here on.
+_MAX_ROWS_16_BIT: Final = 128
+
+
+def max_rows(state_dtype: torch.dtype) -> int:
+    """The largest batch that is faster this way than kernel by kernel."""
+    return CONFIGS[-1].max_rows if state_dtype == torch.float32 else _MAX_ROWS_16_BIT
 
 
 def choose(num_rows: int) -> DecodeConfig:
-    """The configuration for a batch of `num_rows`, at most MAX_ROWS."""
+    """The configuration for a batch of at most `max_rows`."""
     return next(config for config in CONFIGS if num_rows <= config.max_rows)

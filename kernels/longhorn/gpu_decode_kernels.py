@@ -159,7 +159,7 @@ def conv_project_row_kernel(
     D: tl.constexpr, W: tl.constexpr, P: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, IS_PDL: tl.constexpr,
 ):  # fmt: skip
-    """`conv_project_kernel` for one row a program."""
+    """`conv_project_kernel` for one row a program; with P = 0 the convolution alone."""
     if IS_PDL:
         gdc_launch_dependents()
     i_s = tl.program_id(0)
@@ -167,7 +167,8 @@ def conv_project_row_kernel(
     o_c = i_s * BLOCK_C + tl.arange(0, BLOCK_C)
     o_p = tl.arange(0, BLOCK_P)
     m_c, m_p = o_c < D, o_p < P
-    b_w = tl.load(p_w + o_p[:, None] * D + o_c[None, :], mask=m_p[:, None] & m_c[None, :], other=0.0)
+    if P > 0:
+        b_w = tl.load(p_w + o_p[:, None] * D + o_c[None, :], mask=m_p[:, None] & m_c[None, :], other=0.0)
     b_src = tl.load(p_src + i_b).to(tl.int64)
     b_dst = tl.load(p_dst + i_b).to(tl.int64)
     m_past = tl.load(p_fresh + i_b) == 0
@@ -193,8 +194,9 @@ def conv_project_row_kernel(
     b_y = tl.fma(b_tap, b_now.to(tl.float32), b_y)
     b_x = tl.where(m_tile, b_y / (1.0 + tl.exp(-b_y)), 0.0).to(p_x.dtype.element_ty)
     tl.store(p_x + i_b * D + o_c, b_x, mask=m_c)
-    b_sum = tl.sum(b_w.to(tl.float32) * b_x.to(tl.float32)[None, :], 1)
-    tl.store(p_partial + (i_s * num_rows + i_b) * P + o_p, b_sum, mask=m_p)
+    if P > 0:
+        b_sum = tl.sum(b_w.to(tl.float32) * b_x.to(tl.float32)[None, :], 1)
+        tl.store(p_partial + (i_s * num_rows + i_b) * P + o_p, b_sum, mask=m_p)
 
 
 @triton.jit

@@ -166,8 +166,10 @@ def test_sixteen_bit_states_are_rounded_as_the_step_kernel_rounds_them(num_rows:
 
 
 def test_every_batch_has_a_configuration() -> None:
-    for num_rows in range(1, gpu_decode.MAX_ROWS + 1):
-        assert choose(num_rows).max_rows >= num_rows
+    for state_dtype, most in ((torch.float32, 512), (torch.bfloat16, 128)):
+        assert gpu_decode.max_rows(state_dtype) == most
+        for num_rows in range(1, most + 1):
+            assert choose(num_rows).max_rows >= num_rows
     assert [config.max_rows for config in CONFIGS] == sorted({config.max_rows for config in CONFIGS})
 
 
@@ -182,7 +184,7 @@ def test_float32_weights_are_left_to_the_single_kernels() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not ON_GPU, reason="needs CUDA")
-@pytest.mark.parametrize("num_rows", [1, 2, 4, 8, 64, 128])
+@pytest.mark.parametrize("num_rows", [1, 2, 4, 8, 64, 128, 256, 512])
 def test_dependent_launch_changes_no_bit(num_rows: int) -> None:
     """Kernels that start before their predecessor ends, in a graph replayed often, against one after the other."""
     sizes = {"hidden_size": 1024, "intermediate_size": 2048, "time_step_rank": 64, "state_size": 16}
