@@ -1,5 +1,6 @@
 """The engine end to end: many requests through a fixed number of slots, and the host's share of its steps."""
 
+import itertools
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -19,12 +20,12 @@ def run(lab: Lab, options: Options) -> Iterator[Case]:
     """See the head of this file."""
     config = model_config(options.sizes.models[0], options.num_layers)
     oracle = Oracle(lab, config, "gpu")
-    num_requests, length, new, num_slots = options.sizes.load
+    num_requests, length, new = options.sizes.load
     for state_dtype in (torch.float32, torch.bfloat16):
         if options.is_deterministic and state_dtype != torch.float32:
             continue
         model = make_model(lab, config, state_dtype, is_deterministic=options.is_deterministic)
-        for chunk in options.prefill_chunks:
+        for chunk, num_slots in itertools.product(options.prefill_chunks, options.sizes.load_slots):
             core = make_core(model, num_slots, **options.core_options(chunk))
             kind = str(state_dtype).removeprefix("torch.")
             name = (
@@ -32,12 +33,14 @@ def run(lab: Lab, options: Options) -> Iterator[Case]:
                 f"chunks of {core.info.prefill_chunk}"
             )
             yield Case(name, partial(_serve, lab, options, core, oracle, config))
-        del core, model
+            del core
+        del model
         lab.release()
 
 
 def _serve(lab: Lab, options: Options, core: EngineCore, oracle: Oracle, config: ModelConfig) -> Row:
-    num_requests, length, new, num_slots = options.sizes.load
+    num_requests, length, new = options.sizes.load
+    num_slots = core.info.num_slots
     prompts = random_prompts(config, num_requests, length)
     greedy = SamplingParams(temperature=0.0, max_tokens=new, ignore_eos=True)
     params = SamplingParams(temperature=options.temperature, max_tokens=new, ignore_eos=True)

@@ -29,8 +29,9 @@ class Sizes:
     conv_scans: tuple[Prompts, ...]
     decode_batches: tuple[int, ...]
     prefills: tuple[Prompts, ...]
-    # Requests, prompt tokens, new tokens, slots.
-    load: tuple[int, int, int, int]
+    # Requests, prompt tokens, new tokens; and how many of them run at a time.
+    load: tuple[int, int, int]
+    load_slots: tuple[int, ...]
     million: int
     peer_batches: tuple[int, ...]
     peer_prefill: Prompts
@@ -44,8 +45,9 @@ FULL: Final = Sizes(
     scans=((1, 2048), (1, 16384), (1, 131072), (8, 2048), (64, 512)),
     conv_scans=((1, 16384), (64, 512)),
     decode_batches=(1, 8, 64, 256, 1024),
-    prefills=((1, 2048), (1, 16384), (1, 131072), (64, 512)),
-    load=(1024, 512, 256, 256),
+    prefills=((1, 512), (1, 2048), (8, 2048), (1, 16384), (1, 131072), (64, 512)),
+    load=(1024, 512, 256),
+    load_slots=(256, 1024),
     million=1_000_000,
     peer_batches=(1, 64),
     peer_prefill=(1, 2048),
@@ -59,7 +61,8 @@ TINY: Final = Sizes(
     conv_scans=((2, 7),),
     decode_batches=(1, 3),
     prefills=((1, 20), (3, 9)),
-    load=(6, 5, 4, 3),
+    load=(6, 5, 4),
+    load_slots=(3,),
     million=200,
     peer_batches=(2,),
     peer_prefill=(1, 8),
