@@ -24,11 +24,14 @@ from remuda.engine.wire import (
     EngineFailed,
     EngineLoading,
     EngineReady,
+    EngineStats,
     FromEngine,
     RequestRejected,
     SequenceOutput,
+    StatsRequest,
     StepOutputs,
     ToEngine,
+    WorkerGone,
 )
 
 logger = logging.getLogger(__name__)
@@ -113,11 +116,19 @@ class EngineServer:
             self._workers.add(worker)
             self._send(worker, self._status)
             return
+        if worker not in self._workers:
+            # What a dead worker had sent, or meant for the engine before this one.
+            return
         message = self._decoder.decode(frame)
-        if isinstance(message, AddRequest):
-            self._add(worker, message)
-        else:
-            self._abort(message)
+        match message:
+            case AddRequest():
+                self._add(worker, message)
+            case AbortRequest():
+                self._abort(message)
+            case StatsRequest():
+                self._send_stats(worker)
+            case WorkerGone():
+                self._forget_worker(message.worker.encode())
 
     def _add(self, worker: bytes, request: AddRequest) -> None:
         try:
@@ -136,6 +147,16 @@ class EngineServer:
         if self._core is not None:
             self._core.abort(request.request_id, request.index)
             self._forget_ended(request.request_id)
+
+    def _send_stats(self, worker: bytes) -> None:
+        core = self._core
+        if core is not None:
+            self._send(worker, EngineStats(core.num_running, core.num_waiting, core.num_free_slots))
+
+    def _forget_worker(self, worker: bytes) -> None:
+        self._workers.discard(worker)
+        for request_id in [name for name, owner in self._owners.items() if owner == worker]:
+            self._abort(AbortRequest(request_id))
 
     def _send_outputs(self, outputs: list[SequenceOutput]) -> None:
         core = self._core
@@ -160,8 +181,10 @@ class EngineServer:
 
 def main() -> int:
     """Serve one engine; the exit code is 1 where it could not start."""
-    # The terminal's Ctrl-C goes to the whole process group; the parent decides when the engine ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The terminal's Ctrl-C goes to a whole group, a service manager's SIGTERM to every process of the service;
+    # the parent decides when the engine ends, which is after the requests that it still runs.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     order = msgspec.json.decode(_read_line(sys.stdin.fileno()), type=LaunchOrder)
     logging.basicConfig(level=order.log_level.upper(), format="%(asctime)s %(levelname)s engine: %(message)s")
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:

@@ -30,7 +30,17 @@ class AbortRequest(msgspec.Struct, frozen=True, tag="abort"):
     index: int | None = None
 
 
-ToEngine = AddRequest | AbortRequest
+class StatsRequest(msgspec.Struct, frozen=True, tag="stats"):
+    """Ask for an EngineStats. The loop itself answers, between two steps: an answer proves that it goes round."""
+
+
+class WorkerGone(msgspec.Struct, frozen=True, tag="gone"):
+    """The API worker of that name has died: end its requests, and heed nothing that it still has under way."""
+
+    worker: str
+
+
+ToEngine = AddRequest | AbortRequest | StatsRequest | WorkerGone
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -97,4 +107,12 @@ class EngineFailed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-FromEngine = StepOutputs | RequestRejected | EngineLoading | EngineReady | EngineFailed
+class EngineStats(msgspec.Struct, frozen=True, tag="stats"):
+    """The engine process now."""
+
+    num_running: int
+    num_waiting: int
+    num_free_slots: int
+
+
+FromEngine = StepOutputs | RequestRejected | EngineLoading | EngineReady | EngineFailed | EngineStats

@@ -88,7 +88,12 @@ def serve(
         float,
         Parameter(group=_HTTP, validator=Number(gt=0, lte=1024), help="Largest request body, in MiB."),
     ] = 8,
-    shutdown_grace: Annotated[
+    api_workers: Annotated[
+        int,
+        _WHOLE,
+        Parameter(group=_HTTP, validator=Number(gte=1, lte=64), help="Processes that serve HTTP."),
+    ] = 1,
+    drain_timeout: Annotated[
         float,
         Parameter(
             group=_HTTP,
@@ -163,7 +168,8 @@ def serve(
         served_model_names=served_model_name,
         log_level=log_level,
         max_body_bytes=int(max_body_mb * 2**20),
-        grace_s=shutdown_grace,
+        num_api_workers=api_workers,
+        drain_timeout_s=drain_timeout,
     )
     return run_server(options, config)
 

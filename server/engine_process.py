@@ -8,8 +8,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,17 +17,18 @@ import msgspec
 from remuda.engine.config import EngineConfig
 from remuda.engine.cores import engine_environment
 from remuda.engine.errors import ConfigError, EngineDeadError
+from remuda.server.heartbeat import watch_heartbeat
 from remuda.server.link import EngineLink, EngineStatus
+from remuda.server.restart_budget import CRASH_WINDOW_S, MAX_CRASHES, RestartBudget
 
 logger = logging.getLogger(__name__)
 
 ENGINE_COMMAND: Final = (sys.executable, "-m", "remuda.engine.process")
-# The engine that ends for this many times within the window is not started again.
-MAX_CRASHES: Final = 5
-CRASH_WINDOW_S: Final = 60.0
-# Nor is one that ends so often in a row before it was ready, however long each start takes.
+# Besides what its budget says: so many ends in a row before it was ready, however long each start takes.
 MAX_FAILED_STARTS: Final = 3
 _STOP_GRACE_S: Final = 5.0
+# When the user has asked twice.
+_HASTY_STOP_GRACE_S: Final = 0.5
 # sun_path of a Unix socket holds 107 bytes and a zero.
 _MAX_SOCKET_PATH_BYTES: Final = 107
 
@@ -38,6 +37,8 @@ class EngineSupervisor:
     """Runs the engine for the link of one event loop.
 
     `on_give_up` is called once, with the reason, when the engine cannot start or has crashed too often.
+    `on_process` is called with the address of each engine process that is started, and with None and how it
+    went when that has ended.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class EngineSupervisor:
         config: EngineConfig,
         link: EngineLink,
         on_give_up: Callable[[str], None],
+        on_process: Callable[[str | None, str], None] = lambda address, reason: None,
         *,
         log_level: str = "warning",
         command: Sequence[str] = ENGINE_COMMAND,
@@ -52,12 +54,15 @@ class EngineSupervisor:
         self._config = config
         self._link = link
         self._on_give_up = on_give_up
+        self._on_process = on_process
         self._log_level = log_level
         self._command = command
         self._directory = tempfile.TemporaryDirectory(prefix="remuda-")
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = asyncio.Event()
-        self._crashes: deque[float] = deque()
+        self._budget = RestartBudget()
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._is_hung = False
         self._num_started = 0
         self._num_starts_since_ready = 0
         self._was_ready = False
@@ -92,18 +97,24 @@ class EngineSupervisor:
         except BrokenPipeError:
             logger.error("the engine process ended at once")
         self._link.connect(address)
+        self._on_process(address, "")
         loop = asyncio.get_running_loop()
         watch = threading.Thread(target=self._watch, args=(process, loop), daemon=True, name="engine-watch")
         watch.start()
+        self._is_hung = False
+        beat = watch_heartbeat(self._link, process.pid, self._on_hung)
+        self._heartbeat = asyncio.create_task(beat, name="engine-heartbeat")
 
-    async def stop(self) -> None:
+    async def stop(self, *, is_hasty: bool = False) -> None:
         """End the engine: by the end of its stdin, which it obeys, or else by SIGKILL."""
         self._is_stopping = True
+        self._stop_heartbeat()
         process = self._process
         if process is not None:
             _close_stdin(process)
             try:
-                await asyncio.wait_for(self._ended.wait(), _STOP_GRACE_S)
+                grace_s = _HASTY_STOP_GRACE_S if is_hasty else _STOP_GRACE_S
+                await asyncio.wait_for(self._ended.wait(), grace_s)
             except TimeoutError:
                 logger.warning("the engine process does not end by itself; it is killed")
                 process.kill()
@@ -123,11 +134,25 @@ class EngineSupervisor:
             # It has told why it fails, and waits for the end of its stdin.
             _close_stdin(self._process)
 
+    def _on_hung(self) -> None:
+        assert self._process is not None
+        logger.error("the engine process hangs; it is killed")
+        self._is_hung = True
+        self._process.kill()
+
+    def _stop_heartbeat(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+            self._heartbeat = None
+
     def _on_end(self, process: subprocess.Popen[bytes]) -> None:
-        how = _describe_end(process.returncode)
-        self._link.disconnect(EngineDeadError(f"the engine process ended ({how})"))
-        _close_stdin(process)
+        self._stop_heartbeat()
+        how = "hung" if self._is_hung else describe_end(process.returncode)
         self._process = None
+        reason = f"the engine process ended ({how})"
+        self._link.disconnect(EngineDeadError(reason))
+        self._on_process(None, reason)
+        _close_stdin(process)
         self._ended.set()
         if self._is_stopping:
             return
@@ -136,12 +161,9 @@ class EngineSupervisor:
             # It told why it cannot start; trying again would tell the same.
             self._give_up(failure.message)
             return
-        now = time.monotonic()
-        self._crashes.append(now)
-        while self._crashes[0] < now - CRASH_WINDOW_S:
-            self._crashes.popleft()
-        logger.error("the engine process ended (%s), crash %d of %d", how, len(self._crashes), MAX_CRASHES)
-        if len(self._crashes) >= MAX_CRASHES:
+        num_crashes = self._budget.note_crash()
+        logger.error("the engine process ended (%s), crash %d of %d", how, num_crashes, MAX_CRASHES)
+        if self._budget.is_spent:
             self._give_up(f"the engine ended {MAX_CRASHES} times within {CRASH_WINDOW_S:g} s, last by {how}")
             return
         if self._num_starts_since_ready >= MAX_FAILED_STARTS:
@@ -165,7 +187,8 @@ def _close_stdin(process: subprocess.Popen[bytes]) -> None:
         logger.debug("the engine had closed its stdin")
 
 
-def _describe_end(returncode: int) -> str:
+def describe_end(returncode: int) -> str:
+    """How a process has ended, in words."""
     if returncode < 0:
         return signal.Signals(-returncode).name
     return f"exit code {returncode}"

@@ -23,9 +23,11 @@ from remuda.engine.wire import (
     EngineFailed,
     EngineLoading,
     EngineReady,
+    EngineStats,
     FromEngine,
     RequestRejected,
     SequenceOutput,
+    StatsRequest,
     StepOutputs,
     ToEngine,
 )
@@ -142,15 +144,19 @@ class RequestHandle:
 class EngineLink:
     """The connection to one engine process after another. Lives in one event loop.
 
-    `listeners` are called after each change of status, progress or failure.
+    `listeners` are called after each change of status, progress or failure. name: how the engine knows this
+    worker, unique among all that it ever hears of; without one it gives a name itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, name: str = "") -> None:
+        self._name = name
         self.listeners: list[Callable[[], None]] = []
         self.status = EngineStatus.DOWN
         self.info: EngineInfo | None = None
         self.progress = EngineLoading("starting", 0.0)
         self.failure: EngineFailed | None = None
+        self._stats: EngineStats | None = None
+        self._stats_waiter: asyncio.Future[EngineStats | None] | None = None
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._routes: dict[str, tuple[RequestHandle, int]] = {}
@@ -168,6 +174,8 @@ class EngineLink:
         self.status, self.failure, self.progress = EngineStatus.LOADING, None, EngineLoading("starting", 0.0)
         socket = self._socket = self._context.socket(zmq.DEALER)
         socket.linger = 0
+        if self._name:
+            socket.setsockopt(zmq.IDENTITY, self._name.encode())
         # No limit here: what may wait is limited by the engine's queue and by each handle.
         socket.set_hwm(0)
         socket.connect(address)
@@ -185,6 +193,8 @@ class EngineLink:
         self.status = EngineStatus.DOWN
         asyncio.get_running_loop().remove_reader(socket.fileno())
         socket.close()
+        self._stats = None
+        self._end_stats_wait()
         self.fail_all(error)
         self._on_change()
 
@@ -209,6 +219,18 @@ class EngineLink:
             self.send(AddRequest(prompt_id, prompt, params))
         return handle
 
+    async def ask_stats(self, within_s: float) -> EngineStats | None:
+        """What the engine says of itself; its last word where it is busy for longer, None while there is none."""
+        if self.status is not EngineStatus.READY:
+            return None
+        if self._stats_waiter is None:
+            self._stats_waiter = asyncio.get_running_loop().create_future()
+            self.send(StatsRequest())
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._stats_waiter), within_s)
+        except TimeoutError:
+            return self._stats
+
     def forget(self, request_ids: list[str], *, is_finished: bool) -> None:
         """A handle's side: drop its routes, and end in the engine what has not finished."""
         for request_id in request_ids:
@@ -221,6 +243,11 @@ class EngineLink:
             self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
             if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 asyncio.get_running_loop().call_soon(self._drain)
+
+    def _end_stats_wait(self) -> None:
+        waiter, self._stats_waiter = self._stats_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(self._stats)
 
     def _on_change(self) -> None:
         for listener in self.listeners:
@@ -248,6 +275,9 @@ class EngineLink:
                 self._deliver(message)
             case RequestRejected():
                 self._reject(message)
+            case EngineStats():
+                self._stats = message
+                self._end_stats_wait()
             case EngineLoading():
                 self.progress = message
                 self._on_change()

@@ -1,4 +1,8 @@
-"""`remuda serve`: a process that answers HTTP and keeps an engine process alive, from start to exit code."""
+"""`remuda serve`: the parent of an engine process and of API workers, from start to exit code.
+
+It serves no request itself, also where there is one worker: what a request can do to a worker, it cannot do to
+who has to notice it, and there is one form of everything. It costs a process that sleeps.
+"""
 
 import asyncio
 import contextlib
@@ -6,30 +10,29 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Final
 
-import uvicorn
 import uvloop
 
-from remuda.engine.chat_template import ChatTemplate
-from remuda.engine.checkpoint.find import CheckpointLocation, find_checkpoint
+from remuda.engine.checkpoint.find import find_checkpoint
 from remuda.engine.config import EngineConfig
-from remuda.engine.errors import CheckpointError, ConfigError, EngineDeadError
-from remuda.engine.tokenizer import check_tokenizer_fits, load_tokenizer
-from remuda.server.app import create_app
+from remuda.engine.errors import CheckpointError, ConfigError
+from remuda.server.control import Launch
 from remuda.server.engine_process import EngineSupervisor
 from remuda.server.link import EngineLink, EngineStatus
+from remuda.server.listener import bind_all
 from remuda.server.loading_display import LoadingDisplay, ready_line
+from remuda.server.logs import configure_logging
 from remuda.server.options import ServeOptions
-from remuda.server.protocol import StallGuardProtocol
-from remuda.server.state import ServerState
+from remuda.server.worker_process import WorkerSupervisor
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG: Final = 2048
-# After the grace, streams get their error event; this long they may take to send it.
-_CLOSING_S: Final = 2.0
+# What a worker has for the error events of its streams, and to end.
+_CLOSING_S: Final = 3.0
+# The same when the user has asked twice.
+_HASTY_CLOSING_S: Final = 1.5
 # Failures at the start that the user can put right.
 _USAGE_ERRORS: Final = (ConfigError.__name__, CheckpointError.__name__)
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -37,149 +40,95 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
 def run_server(options: ServeOptions, config: EngineConfig) -> int:
     """Serve until a signal; returns the exit code. Raises ConfigError or CheckpointError before that."""
-    listener = bind(options.host, options.port)
-    with listener:
-        _configure_logging(options.log_level)
+    listeners = bind_all(options.host, options.port, options.num_api_workers)
+    with contextlib.ExitStack() as stack:
+        for listener in listeners:
+            stack.enter_context(listener)
+        configure_logging(options.log_level)
         location = find_checkpoint(config.model)
-        return uvloop.run(_Server(options, config, location, listener).run())
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A bound TCP socket. Raises ConfigError where the address cannot be had."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {host!r}: {error.strerror or error}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        # Two listeners may bind one port before either listens; the second learns of it here.
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    return listener
-
-
-class _HttpServer(uvicorn.Server):
-    """uvicorn without signal handlers of its own."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave the signals alone."""
-        yield
+        launch = Launch("", options, location, config.tokenizer)
+        return uvloop.run(_Server(launch, config, listeners).run())
 
 
 class _Server:
     """The parts of a running server, and the ways in which it ends."""
 
-    def __init__(
-        self,
-        options: ServeOptions,
-        config: EngineConfig,
-        location: CheckpointLocation,
-        listener: socket.socket,
-    ) -> None:
-        self._options = options
-        self._listener = listener
+    def __init__(self, launch: Launch, config: EngineConfig, listeners: Sequence[socket.socket]) -> None:
+        self._options = launch.options
+        self._address = listeners[0].getsockname()[:2]
         self._exit_code = EXIT_OK
-        self._link = EngineLink()
-        tokenizer = load_tokenizer(location, config.tokenizer)
-        template = None
-        if tokenizer.chat_template is not None:
-            template = ChatTemplate(tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
-        self._state = ServerState(
+        # Two are asked for: to end when the requests have ended, and to end now.
+        self._is_ending = asyncio.Event()
+        self._is_ending_now = asyncio.Event()
+        self._link = EngineLink(name="parent")
+        self._engine = EngineSupervisor(
+            config,
             self._link,
-            tokenizer,
-            template,
-            options.served_model_names or (location.name,),
-            options.max_body_bytes,
+            self._on_engine_give_up,
+            lambda address, reason: self._workers.set_engine(address, reason),
+            log_level=launch.options.log_level,
         )
-        self._http = _HttpServer(
-            uvicorn.Config(
-                create_app(self._state),
-                http=StallGuardProtocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                backlog=_BACKLOG,
-                timeout_graceful_shutdown=round(options.grace_s + _CLOSING_S),
-            )
-        )
-        self._config = config
+        self._workers = WorkerSupervisor(launch, listeners, self._link, self._on_change, self._give_up)
+        self._link.listeners.append(self._on_change)
+        self._has_shown_ready = False
         self._display = LoadingDisplay(sys.stderr)
-        self._num_ready = 0
+        self._idle = asyncio.Event()
 
     async def run(self) -> int:
         """Serve; returns the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        self._link.listeners.append(self._on_link_change)
-        supervisor = EngineSupervisor(
-            self._config, self._link, self._on_give_up, log_level=self._options.log_level
-        )
         try:
             with self._display:
-                supervisor.start()
-                await self._http.serve(sockets=[self._listener])
+                self._engine.start()
+                self._workers.start()
+                await self._is_ending.wait()
+                await self._drain()
         finally:
-            await supervisor.stop()
+            is_hasty = self._is_ending_now.is_set()
+            await self._workers.stop(_HASTY_CLOSING_S if is_hasty else _CLOSING_S)
+            await self._engine.stop(is_hasty=is_hasty or self._is_ending_now.is_set())
             self._link.close()
         return self._exit_code
 
-    def _on_link_change(self) -> None:
-        if self._link.status is EngineStatus.LOADING:
+    async def _drain(self) -> None:
+        """Let the requests that run end by themselves, for as long as they may."""
+        self._workers.drain()
+        waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._is_ending_now)]
+        await asyncio.wait(waits, timeout=self._options.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    def _on_signal(self) -> None:
+        if self._is_ending.is_set():
+            self._is_ending_now.set()
+        self._is_ending.set()
+
+    def _on_change(self) -> None:
+        """Tell the user how it goes."""
+        if self._is_ending.is_set():
+            if self._workers.is_idle:
+                self._idle.set()
+        elif self._link.status is EngineStatus.LOADING:
             self._display.update(self._link.progress)
-        elif self._link.status is EngineStatus.READY and self._link.info is not None:
+        elif self._link.status is EngineStatus.READY and self._workers.is_ready and not self._has_shown_ready:
+            self._has_shown_ready = True
             self._display.close()
-            self._num_ready += 1
-            if self._num_ready > 1:
-                logger.warning("the engine is back")
-                return
-            try:
-                check_tokenizer_fits(self._state.tokenizer, self._link.info.vocab_size)
-            except CheckpointError as error:
-                self._end(str(error), EXIT_USAGE)
-                return
-            host, port = self._listener.getsockname()[:2]
+            assert self._link.info is not None
+            host, port = self._address
             url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
             print(ready_line(self._link.info, url), file=sys.stderr, flush=True)
 
-    def _on_signal(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._state.is_draining:
-            self._fail_requests()
-            self._http.force_exit = True
-            return
-        self._state.is_draining = True
-        self._http.should_exit = True
-        loop.call_later(self._options.grace_s, self._fail_requests)
-
-    def _on_give_up(self, reason: str) -> None:
+    def _on_engine_give_up(self, reason: str) -> None:
         kind = None if self._link.failure is None else self._link.failure.kind
-        is_usage = self._num_ready == 0 and kind in _USAGE_ERRORS
-        self._end(reason, EXIT_USAGE if is_usage else EXIT_FAILED)
+        self._give_up(reason, is_usage=kind in _USAGE_ERRORS and not self._has_shown_ready)
 
-    def _end(self, reason: str, exit_code: int) -> None:
+    def _give_up(self, reason: str, *, is_usage: bool) -> None:
+        if self._is_ending.is_set():
+            return
         self._display.close()
         print(f"remuda: {reason}", file=sys.stderr, flush=True)
-        self._exit_code = exit_code
-        self._state.is_draining = True
-        self._http.should_exit = True
-
-    def _fail_requests(self) -> None:
-        self._link.fail_all(EngineDeadError("the server is shutting down"))
-
-
-def _configure_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # Its notes at level info tell nothing that the ready line does not.
-    logging.getLogger("uvicorn").setLevel(max(logging.getLogger().level, logging.WARNING))
+        self._exit_code = EXIT_USAGE if is_usage else EXIT_FAILED
+        self._is_ending.set()
+        self._is_ending_now.set()

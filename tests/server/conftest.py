@@ -74,8 +74,16 @@ class ServerProcess:
     @property
     def engine(self) -> psutil.Process:
         """The engine process."""
-        (found,) = psutil.Process(self.process.pid).children()
+        (found,) = self._children("remuda.engine.process")
         return found
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """The API workers."""
+        return self._children("remuda.server.worker")
+
+    def _children(self, module: str) -> list[psutil.Process]:
+        return [child for child in psutil.Process(self.process.pid).children() if module in child.cmdline()]
 
     def openai(self) -> openai.OpenAI:
         """The official client, to be closed."""
@@ -99,13 +107,14 @@ class ServerProcess:
 def serving(*arguments: str) -> Iterator[ServerProcess]:
     """A server process for the length of a block; nothing of it may be left."""
     server = ServerProcess(*arguments)
-    engine = server.engine
+    children = [server.engine, *server.workers]
     try:
         yield server
     finally:
+        children += psutil.Process(server.process.pid).children() if server.process.poll() is None else []
         server.stop()
-        psutil.wait_procs([engine], timeout=30)
-        assert not engine.is_running()
+        _, left = psutil.wait_procs(children, timeout=30)
+        assert left == []
 
 
 @pytest.fixture(scope="module")

@@ -32,8 +32,8 @@ from remuda.engine.wire import (
 )
 from remuda.server.app import create_app
 from remuda.server.link import EngineLink, EngineStatus
+from remuda.server.listener import bind
 from remuda.server.protocol import StallGuardProtocol
-from remuda.server.serve import bind
 from remuda.server.state import ServerState
 from tests.server.fake_info import BOS, END, INFO, SPECIALS
 

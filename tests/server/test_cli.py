@@ -55,7 +55,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ServeOptions, Engine
         ("serve --deterministic --state-dtype bfloat16", "deterministic needs state_dtype float32, not bfloat16"),
         ("serve --max-body-mb nan", "--max-body-mb"),
         ("serve --max-body-mb 0", "--max-body-mb"),
-        ("serve --shutdown-grace -1", "--shutdown-grace"),
+        ("serve --drain-timeout -1", "--drain-timeout"),
+        ("serve --api-workers 0", "--api-workers"),
+        ("serve --api-workers 1.5", "'1.5' is not a whole number"),
         ("serve --bogus", "Unknown option: --bogus"),
         ("serve a b", "Unused Tokens: ['b']"),
         ("serve /nonexistent", "no such model: '/nonexistent'"),
@@ -92,7 +94,7 @@ def test_defaults(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:
 def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:
     line = (
         "serve some/model --host 0.0.0.0 --port 9 --served-model-name a --served-model-name b --max-body-mb 0.5 "
-        "--shutdown-grace 3 --log-level debug --device cpu --backend reference --dtype float32 "
+        "--drain-timeout 3 --api-workers 4 --log-level debug --device cpu --backend reference --dtype float32 "
         "--state-dtype bfloat16 --tokenizer t.json --seed -7 --num-threads 2 --state-memory 2GiB "
         "--max-batch-tokens 300 --prefill-chunk 64 --max-queue 5 --gpu-memory-utilization 0.5"
     )
@@ -104,7 +106,8 @@ def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -
         served_model_names=("a", "b"),
         log_level="debug",
         max_body_bytes=2**19,
-        grace_s=3,
+        num_api_workers=4,
+        drain_timeout_s=3,
     )
     assert config == EngineConfig(
         model="some/model",

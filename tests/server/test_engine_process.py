@@ -15,10 +15,11 @@ import zmq
 from remuda.engine.config import EngineConfig
 from remuda.engine.process import EngineServer
 from remuda.engine.sampling_params import SamplingParams
-from remuda.engine.wire import AbortRequest, AddRequest, FromEngine, RequestRejected
-from remuda.server import engine_process
-from remuda.server.engine_process import MAX_CRASHES, MAX_FAILED_STARTS, EngineSupervisor
+from remuda.engine.wire import HELLO, AbortRequest, AddRequest, FromEngine, RequestRejected
+from remuda.server import engine_process, restart_budget
+from remuda.server.engine_process import MAX_FAILED_STARTS, EngineSupervisor
 from remuda.server.link import EngineLink, EngineStatus
+from remuda.server.restart_budget import MAX_CRASHES
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +101,7 @@ def test_budget_of_restarts(tmp_path: Path) -> None:
 
 def test_engine_that_dies_while_loading_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long each start takes: here every crash is the only one of its window."""
-    monkeypatch.setattr(engine_process, "CRASH_WINDOW_S", 0.0)
+    monkeypatch.setattr(restart_budget, "CRASH_WINDOW_S", 0.0)
 
     async def body(s: Supervised) -> None:
         await s.until(lambda: s.reasons != [])
@@ -120,13 +121,15 @@ def test_requests_to_a_loading_engine(tmp_path: Path) -> None:
         router.bind(address)
         worker.connect(address)
         server = EngineServer(router, parent_reads)
+        worker.send(HELLO)
         for message in (AbortRequest("old"), AddRequest("new", [5], SamplingParams())):
             worker.send(msgspec.msgpack.encode(message))
         thread = threading.Thread(target=server.linger)
         thread.start()
         try:
-            assert worker.poll(10_000)
-            answer = msgspec.msgpack.decode(worker.recv(), type=FromEngine)
+            for _ in range(2):
+                assert worker.poll(10_000)
+                answer = msgspec.msgpack.decode(worker.recv(), type=FromEngine)
         finally:
             os.close(parent_writes)
             thread.join()
@@ -135,7 +138,7 @@ def test_requests_to_a_loading_engine(tmp_path: Path) -> None:
 
 
 def test_old_crashes_are_forgiven(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_process, "CRASH_WINDOW_S", 0.0)
+    monkeypatch.setattr(restart_budget, "CRASH_WINDOW_S", 0.0)
 
     async def body(s: Supervised) -> None:
         await s.until(lambda: len(s.starts) > MAX_CRASHES)

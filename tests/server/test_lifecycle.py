@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,24 @@ def test_killed_engine_comes_back() -> None:
         assert client.completions.create(model="demo", prompt="Once", max_tokens=2).usage is not None
 
 
+def test_stopped_engine_is_found_out_and_replaced() -> None:
+    with serving("demo", "--num-slots", "4") as server, server.openai() as client, server.http() as http:
+        ends: list[Any] = []
+        started = threading.Event()
+        reader = threading.Thread(target=read_until_it_ends, args=(client, ends, started))
+        reader.start()
+        assert started.wait(60)
+        first = server.engine
+        first.suspend()
+        reader.join(60)
+        assert [str(end) for end in ends] == ["the engine process ended (hung)"]
+        assert eventually(lambda: http.get("/health").status_code == 200, within_s=120)
+        assert not first.is_running()
+        assert client.completions.create(model="demo", prompt="Once", max_tokens=2).usage is not None
+
+
 def test_sigterm_under_load_ends_everything() -> None:
-    with serving("demo", "--num-slots", "4", "--shutdown-grace", "0.3") as server, server.openai() as client:
+    with serving("demo", "--num-slots", "4", "--drain-timeout", "0.3") as server, server.openai() as client:
         engine = server.engine
         ends: list[Any] = []
         started = threading.Event()
@@ -74,8 +89,8 @@ def test_sigterm_under_load_ends_everything() -> None:
         assert not psutil.pid_exists(engine.pid) or not engine.is_running()
 
 
-def test_running_requests_may_finish_within_the_grace() -> None:
-    with serving("demo", "--num-slots", "4", "--shutdown-grace", "60") as server, server.openai() as client:
+def test_running_requests_may_finish_within_the_drain_timeout() -> None:
+    with serving("demo", "--num-slots", "4", "--drain-timeout", "60") as server, server.openai() as client:
         stream = client.completions.create(
             model="demo", prompt="Once", max_tokens=100, stream=True, extra_body={"ignore_eos": True}
         )
@@ -85,16 +100,32 @@ def test_running_requests_may_finish_within_the_grace() -> None:
         assert server.stop() == 0
 
 
+def test_draining_server_refuses_what_is_new() -> None:
+    with serving("demo", "--num-slots", "4", "--drain-timeout", "60") as server, server.openai() as client:
+        stream = client.completions.create(
+            model="demo", prompt="Once", max_tokens=3000, stream=True, extra_body={"ignore_eos": True}
+        )
+        next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        with server.http() as http:
+            assert eventually(lambda: http.get("/health").status_code == 503)
+            refused = http.post("/v1/completions", json={"model": "demo", "prompt": "Once"})
+            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert "draining" in refused.json()["error"]["message"]
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
+        assert server.stop() == 0
+
+
 def test_second_signal_ends_at_once() -> None:
-    with serving("demo", "--num-slots", "4", "--shutdown-grace", "600") as server, server.openai() as client:
+    with serving("demo", "--num-slots", "4", "--drain-timeout", "600") as server, server.openai() as client:
         ends: list[Any] = []
         started = threading.Event()
         reader = threading.Thread(target=read_until_it_ends, args=(client, ends, started))
         reader.start()
         assert started.wait(60)
         server.process.send_signal(signal.SIGTERM)
-        # The first is seen once the listener is gone.
-        assert eventually(lambda: not listens(server))
+        with server.http() as http:
+            assert eventually(lambda: http.get("/health").json()["status"] == "draining")
         assert reader.is_alive()
         assert server.stop(signal.SIGTERM) == 0
         reader.join(30)
@@ -102,12 +133,26 @@ def test_second_signal_ends_at_once() -> None:
         assert isinstance(ends[0], openai.APIError | httpx2.HTTPError)
 
 
-def test_engine_ends_with_a_killed_server() -> None:
-    server = ServerProcess("demo", "--num-slots", "4")
-    engine = server.engine
+def test_nothing_outlives_a_killed_server() -> None:
+    server = ServerProcess("demo", "--num-slots", "4", "--api-workers", "2")
+    children = [server.engine, *server.workers]
+    assert len(children) == 3
     server.stop(signal.SIGKILL)
-    gone, _ = psutil.wait_procs([engine], timeout=30)
-    assert gone == [engine]
+    _, left = psutil.wait_procs(children, timeout=30)
+    assert left == []
+
+
+def test_sigterm_to_every_process_drains() -> None:
+    """As a service manager sends it."""
+    with serving("demo", "--num-slots", "4", "--drain-timeout", "60") as server, server.openai() as client:
+        stream = client.completions.create(
+            model="demo", prompt="Once", max_tokens=1000, stream=True, extra_body={"ignore_eos": True}
+        )
+        next(stream)
+        for process in (*server.workers, server.engine, server.process):
+            process.send_signal(signal.SIGTERM)
+        assert [chunk.choices[0].finish_reason for chunk in stream][-1] == "length"
+        assert server.stop() == 0
 
 
 def test_port_in_use(capfd: pytest.CaptureFixture[str]) -> None:
@@ -180,13 +225,3 @@ def test_convert_and_serve_the_result(tmp_path: Path, capfd: pytest.CaptureFixtu
         assert [model.id for model in client.models.list()] == ["native"]
         answer = client.completions.create(model="native", prompt="Once upon a time", max_tokens=2)
         assert answer.usage is not None
-
-
-def listens(server: ServerProcess) -> bool:
-    host, port = server.url.removeprefix("http://").split(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=5):
-            time.sleep(0.01)
-            return True
-    except ConnectionRefusedError:
-        return False

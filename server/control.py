@@ -1,0 +1,115 @@
+"""What the parent and an API worker tell each other: JSON lines over a socket pair, until either ends."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from remuda.engine.checkpoint.find import CheckpointLocation
+from remuda.server.options import ServeOptions
+
+# A line with the options in it; the default of asyncio is 64 KiB.
+_MAX_LINE_BYTES = 2**20
+
+
+class Launch(msgspec.Struct, frozen=True, tag="launch"):
+    """To the worker, first of all. name: how the engine is to know it."""
+
+    name: str
+    options: ServeOptions
+    location: CheckpointLocation
+    tokenizer: str | None
+
+
+class EngineUp(msgspec.Struct, frozen=True, tag="engine_up"):
+    """To the worker: an engine process was started, which binds this address."""
+
+    address: str
+
+
+class EngineDown(msgspec.Struct, frozen=True, tag="engine_down"):
+    """To the worker: that process has ended."""
+
+    reason: str
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """To the worker: take no new requests, and tell when there is none left."""
+
+
+class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
+    """To the parent: this worker serves requests."""
+
+
+class WorkerIdle(msgspec.Struct, frozen=True, tag="idle"):
+    """To the parent: after Drain, no request is left in this worker."""
+
+
+class WorkerFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """To the parent: this worker cannot serve, for a reason that the user can put right."""
+
+    message: str
+
+
+ToWorker = Launch | EngineUp | EngineDown | Drain
+ToParent = WorkerReady | WorkerIdle | WorkerFailed
+
+
+Sent = TypeVar("Sent")
+Received = TypeVar("Received")
+
+
+class Channel(Generic[Sent, Received]):
+    """One end."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        decoder: "msgspec.json.Decoder[Received]",
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._encoder = msgspec.json.Encoder(enc_hook=_encode_path)
+        self._decoder = decoder
+
+    def send(self, message: Sent) -> None:
+        """Send; dropped where the other side is gone, which `receive` tells."""
+        if not self._writer.is_closing():
+            self._writer.write(self._encoder.encode(message) + b"\n")
+
+    async def receive(self) -> Received | None:
+        """The next message; None once the other side is gone."""
+        try:
+            line = await self._reader.readline()
+        except ConnectionError:
+            return None
+        return self._decoder.decode(line) if line.endswith(b"\n") else None
+
+    def close(self) -> None:
+        """Tell the other side that this one ends."""
+        self._writer.close()
+
+
+async def open_worker_end(end: socket.socket) -> Channel[ToParent, ToWorker]:
+    """The worker's end of a socket pair."""
+    decoder = msgspec.json.Decoder(ToWorker, dec_hook=_decode_path)
+    return Channel(*await asyncio.open_connection(sock=end, limit=_MAX_LINE_BYTES), decoder)
+
+
+async def open_parent_end(end: socket.socket) -> Channel[ToWorker, ToParent]:
+    """The parent's end of a socket pair."""
+    decoder = msgspec.json.Decoder(ToParent, dec_hook=_decode_path)
+    return Channel(*await asyncio.open_connection(sock=end, limit=_MAX_LINE_BYTES), decoder)
+
+
+def _encode_path(value: object) -> str:
+    assert isinstance(value, Path)
+    return str(value)
+
+
+def _decode_path(kind: type, value: Any) -> Path:
+    assert kind is Path
+    return Path(value)

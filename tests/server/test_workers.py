@@ -1,0 +1,124 @@
+"""Several API workers: connections spread, a dead one is replaced and its requests end, the others go on."""
+
+import socket
+import threading
+from typing import Any
+
+import httpx2
+import openai
+import psutil
+import pytest
+
+from benchmarks.faults.probe import EngineProbe
+from remuda.engine.errors import ConfigError
+from remuda.server.listener import bind, bind_all
+from remuda.server.restart_budget import MAX_CRASHES
+from tests.server.conftest import serving
+from tests.server.fakes import eventually
+from tests.server.test_lifecycle import ENDLESS
+
+NUM_SLOTS = 16
+
+
+def num_connections(worker: psutil.Process) -> int:
+    return sum(found.status == psutil.CONN_ESTABLISHED for found in worker.net_connections("tcp"))
+
+
+class Reader(threading.Thread):
+    """Reads an endless stream over a connection of its own; `end` is the error that ended it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self.client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60)
+        self.num_chunks = 0
+        self.end: Exception | None = None
+        self.start()
+
+    def run(self) -> None:
+        try:
+            with self.client, self.client.completions.create(**ENDLESS) as stream:  # type: ignore[call-overload]
+                for _ in stream:
+                    self.num_chunks += 1
+        except (openai.APIError, httpx2.HTTPError) as error:
+            self.end = error
+
+
+@pytest.mark.e2e
+def test_one_worker_dies_and_the_others_go_on() -> None:
+    with serving("demo", "--num-slots", str(NUM_SLOTS), "--api-workers", "2") as server:
+        readers: list[Reader] = []
+        # The kernel spreads connections by a hash of their ports: until both workers have one.
+        while min(map(num_connections, server.workers)) == 0:
+            assert len(readers) < NUM_SLOTS
+            readers.append(Reader(server.url))
+            assert eventually(lambda: readers[-1].num_chunks > 0)
+        killed, other = server.workers
+        num_killed, num_other = num_connections(killed), num_connections(other)
+        assert num_killed + num_other == len(readers)
+        with EngineProbe(server.engine) as probe:
+            stats = probe.stats()
+            assert stats is not None
+            assert stats.num_running == len(readers)
+            killed.kill()
+            assert eventually(lambda: sum(reader.end is not None for reader in readers) == num_killed)
+            assert eventually(lambda: probe.stats().num_free_slots == NUM_SLOTS - num_other)  # type: ignore[union-attr]
+        counts = {reader: reader.num_chunks for reader in readers if reader.end is None}
+        assert len(counts) == num_other
+        assert eventually(lambda: all(reader.num_chunks > count for reader, count in counts.items()))
+        assert eventually(lambda: len(server.workers) == 2)
+        assert other in server.workers
+        with server.http() as http:
+            new = {"connection": "close"}
+            assert eventually(lambda: all(http.get("/health", headers=new).is_success for _ in range(8)))
+        server.stop()
+        for reader in readers:
+            reader.join(30)
+
+
+@pytest.mark.e2e
+def test_workers_that_keep_dying_end_the_server() -> None:
+    with serving("demo", "--num-slots", "4", "--api-workers", "2") as server:
+        for num_killed in range(1, MAX_CRASHES + 1):
+            server.workers[-1].kill()
+            if num_killed < MAX_CRASHES:
+                said = f"crash {num_killed} of {MAX_CRASHES}"
+                assert eventually(lambda said=said: said in server.log and len(server.workers) == 2)  # type: ignore[misc]
+        assert server.process.wait(30) == 1
+        assert f"API workers ended {MAX_CRASHES} times within 60 s, last by SIGKILL" in server.log
+
+
+def test_all_listeners_share_one_address_with_nobody_else() -> None:
+    listeners = bind_all("127.0.0.1", 0, 3)
+    host, port = listeners[0].getsockname()
+    try:
+        assert {listener.getsockname() for listener in listeners} == {(host, port)}
+        with pytest.raises(ConfigError, match="cannot listen"):
+            bind_all(host, port, 3)
+        with pytest.raises(ConfigError, match="cannot listen"):
+            bind(host, port)
+    finally:
+        for listener in listeners:
+            listener.close()
+
+
+def test_connections_spread_evenly() -> None:
+    """By the kernel's hash of 400 ports; a share of less than a third would be six standard deviations off."""
+    listeners = bind_all("127.0.0.1", 0, 2)
+    connections: list[socket.socket] = []
+    counts: dict[Any, int] = dict.fromkeys(listeners, 0)
+    try:
+        for _ in range(400):
+            connections.append(socket.create_connection(listeners[0].getsockname(), timeout=5))
+        for listener in listeners:
+            listener.setblocking(False)
+            while True:
+                try:
+                    connections.append(listener.accept()[0])
+                except BlockingIOError:
+                    break
+                counts[listener] += 1
+    finally:
+        for found in (*listeners, *connections):
+            found.close()
+    assert sum(counts.values()) == 400
+    assert min(counts.values()) > 400 / 3
