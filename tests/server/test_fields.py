@@ -1,0 +1,114 @@
+"""Every request field of the installed `openai` package stands in docs/api.md, and each row there is true."""
+
+import re
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import httpx2
+import pytest
+from openai.types import completion_create_params, embedding_create_params
+from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.responses import response_create_params
+
+from remuda.server.schemas import ChatCompletionRequest, CompletionRequest
+from tests.server.fakes import TEMPLATE, AppServer, FakeEngine, byte_tokenizer
+from tests.server.field_samples import BASES, NEEDS, SAMPLES
+
+State = Literal["works", "ignored", "refused"]
+STATES: Final = get_args(State)
+DOCUMENT: Final = Path(__file__).parents[2] / "docs" / "api.md"
+
+PARAMS: Final = {
+    "/v1/completions": completion_create_params.CompletionCreateParams,
+    "/v1/chat/completions": chat_create_params.CompletionCreateParams,
+    "/v1/responses": response_create_params.ResponseCreateParams,
+    "/v1/embeddings": embedding_create_params.EmbeddingCreateParams,
+}
+MODELS: Final = {"/v1/completions": CompletionRequest, "/v1/chat/completions": ChatCompletionRequest}
+# Documented as they are meant to be, and not built yet.
+PENDING_PATHS: Final = frozenset({"/v1/responses", "/v1/embeddings"})
+PENDING_FIELDS: Final = frozenset(
+    ("/v1/chat/completions", name) for name in ("response_format", "tool_choice", "tools")
+)
+
+
+def fields_of_openai(path: str) -> set[str]:
+    """The keys of the TypedDict, or of all that a union of them has."""
+    kinds = get_args(PARAMS[path]) or (PARAMS[path],)
+    return {name for kind in kinds for name in kind.__annotations__}
+
+
+def documented() -> dict[str, dict[str, State]]:
+    """By path and field, what the tables of docs/api.md say."""
+    found: dict[str, dict[str, State]] = {}
+    rows: dict[str, State] = {}
+    for line in DOCUMENT.read_text().splitlines():
+        if heading := re.fullmatch(r"## `POST (\S+)`", line):
+            rows = found[heading[1]] = {}
+        elif line.startswith("## "):
+            rows = {}
+        elif row := re.match(r"\| `(\w+)` \| (\w+) \|", line):
+            assert row[2] in STATES, line
+            assert row[1] not in rows, line
+            rows[row[1]] = row[2]  # type: ignore[assignment]
+    return found
+
+
+ROWS: Final = [(path, name, state) for path, rows in documented().items() for name, state in rows.items()]
+
+
+@pytest.mark.parametrize("path", PARAMS)
+def test_no_field_is_missing(path: str) -> None:
+    served = set(MODELS[path].model_fields) if path in MODELS else set()
+    assert documented()[path].keys() == fields_of_openai(path) | served == SAMPLES[path].keys()
+
+
+@pytest.fixture
+def thinker(engine: FakeEngine) -> Any:
+    """A server whose chat template reads a variable."""
+    server = AppServer(engine, byte_tokenizer(template="{{ enable_thinking }}" + TEMPLATE))
+    with httpx2.Client(base_url=server.url, timeout=10) as client:
+        yield client
+    server.stop()
+
+
+def observe(http: httpx2.Client, engine: FakeEngine, path: str, body: dict[str, Any]) -> tuple[Any, ...]:
+    """What came of a request: its status, error, and what engine and client saw of it but for names and times."""
+    engine.requests.clear()
+    answer = http.post(path, json=body)
+    seen = [(request.prompt, request.params) for request in engine.requests]
+    text = re.sub(r'"(id|created|created_at|completed_at|item_id)":("[^"]*"|[0-9.]+)', r'"\1":0', answer.text)
+    error = answer.json()["error"] if answer.status_code >= 400 else {}
+    return answer.status_code, error.get("param"), answer.headers["content-type"], text, seen
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "state"),
+    [
+        pytest.param(*row, marks=pytest.mark.xfail(reason="not merged yet", strict=True))
+        if row[0] in PENDING_PATHS or row[:2] in PENDING_FIELDS
+        else row
+        for row in ROWS
+    ],
+)
+def test_row(thinker: httpx2.Client, engine: FakeEngine, path: str, name: str, state: State) -> None:
+    base = BASES[path] | NEEDS.get((path, name), {})
+    before = observe(thinker, engine, path, base)
+    after = observe(thinker, engine, path, base | {name: SAMPLES[path][name]})
+    assert before[0] == 200, before
+    match state:
+        case "works":
+            assert after[0] == 200, after
+            assert after != before
+        case "ignored":
+            assert after == before
+        case "refused":
+            assert after[:2] == (400, name)
+    if name not in base:
+        assert observe(thinker, engine, path, base | {name: None}) == before
+
+
+@pytest.mark.parametrize("path", MODELS)
+def test_a_field_of_no_table_is_refused(http: httpx2.Client, engine: FakeEngine, path: str) -> None:
+    status, param, *_ = observe(http, engine, path, BASES[path] | {"no_such_field": 1})
+    assert (status, param) == (400, "no_such_field")
