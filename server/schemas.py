@@ -25,8 +25,9 @@ from remuda.engine.sampling_params import (
 from remuda.server.template_options import ALLOWED_VARIABLES, TemplateOptions, template_options
 from remuda.server.unserved_fields import check_unserved, declare_unserved
 
-# For the OpenAPI schema: what a generating endpoint answers besides 200.
+# For the OpenAPI schema: what a generating endpoint answers besides JSON with 200.
 GENERATION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"text/event-stream": {"schema": {"description": "Events, with `stream`."}}}},
     400: {"description": "The request cannot be honoured; `error.param` names the field."},
     404: {"description": "No model has this name."},
     408: {"description": "The body did not arrive in time."},
@@ -178,7 +179,7 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    role: str
+    role: str = Field(json_schema_extra={"enum": ["system", "developer", "user", "assistant"]})
     content: SkipValidation[str | list[dict[str, str]] | None] = None
 
 
