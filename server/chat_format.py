@@ -29,6 +29,7 @@ class ChatFormat:
         }
         self._request = request
         self._tokenizer = tokenizer
+        self._is_plain = not request.logprobs and request.has_plain_deltas
         self._template = EventTemplate(
             [self._chunk(i, {"content": EventTemplate.hole()}, None, None) for i in range(num_choices)]
             if request.stream
@@ -44,7 +45,7 @@ class ChatFormat:
 
     def delta(self, choice: Choice, text: str) -> bytes:
         """New text, with the log-probabilities that have gathered."""
-        if not (choice.logprobs or choice.token_ids or self._request.has_continuous_usage):
+        if self._is_plain:
             return self._template.fill(choice.index, text)
         logprobs = self._logprobs(choice) if choice.logprobs else None
         chunk = self._chunk(choice.index, {"content": text}, logprobs, None)

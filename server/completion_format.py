@@ -34,6 +34,7 @@ class CompletionFormat:
         self._request = request
         self._tokenizer = tokenizer
         self._skips_special = request.skip_special_tokens is not False
+        self._is_plain = request.logprobs is None and request.has_plain_deltas
         self._offsets: dict[int, TextOffsets] = {}
         self._template = EventTemplate(
             [self._chunk(index, EventTemplate.hole(), None, None) for index in range(num_choices)]
@@ -54,7 +55,7 @@ class CompletionFormat:
 
     def delta(self, choice: Choice, text: str) -> bytes:
         """New text, with the log-probabilities that have gathered."""
-        if not (choice.logprobs or choice.token_ids or self._request.has_continuous_usage):
+        if self._is_plain:
             return self._template.fill(choice.index, text)
         logprobs = self._logprobs(choice, None, {}, choice.logprobs) if choice.logprobs else None
         ids = {"token_ids": choice.token_ids} if self._request.return_token_ids else {}

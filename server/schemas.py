@@ -109,6 +109,11 @@ class GenerationRequest(BaseModel):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
+    def has_plain_deltas(self) -> bool:
+        """But for log-probabilities, the events of a stream between the first and the last have text alone."""
+        return not (self.return_token_ids or self.has_continuous_usage)
+
+    @property
     def has_continuous_usage(self) -> bool:
         """Each event of the stream is to have the usage of its choice so far."""
         return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
