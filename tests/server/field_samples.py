@@ -115,6 +115,20 @@ BASES: dict[str, dict[str, Any]] = {
     "/v1/responses": {"model": "fake", "input": "Hi"},
     "/v1/embeddings": {"model": "fake", "input": "Hi"},
 }
+_USER: dict[str, Any] = {"role": "user", "content": "Hi"}
+_ASSISTANT: dict[str, Any] = {"role": "assistant", "content": "Hi"}
+_CALL: dict[str, Any] = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+# For each field of a message, a message and a value for the field.
+MESSAGE_SAMPLES: dict[str, tuple[dict[str, Any], Any]] = {
+    "role": (_USER, "assistant"),
+    "content": (_USER, [{"type": "text", "text": "Ho", "prompt_cache_breakpoint": {"mode": "explicit"}}]),
+    "name": (_USER, "Ann"),
+    "audio": (_ASSISTANT, {"id": "audio_1"}),
+    "function_call": (_ASSISTANT, {"name": "f", "arguments": "{}"}),
+    "refusal": (_ASSISTANT, "No."),
+    "tool_calls": (_ASSISTANT, [_CALL]),
+    "tool_call_id": ({"role": "tool", "content": "Hi"}, "call_1"),
+}
 # Fields that mean nothing without others.
 NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("/v1/completions", "stream_options"): {"stream": True},
