@@ -1,6 +1,9 @@
 """For each request field, a value that asks for something; and what else the request must have for it to count."""
 
-from typing import Any
+from typing import Any, Final
+
+# Stands for the id of a response that was made before.
+A_STORED_ID: Final = object()
 
 _SAMPLING: dict[str, Any] = {
     "model": "org/alias",
@@ -90,7 +93,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "instructions": "Be brief.",
         "max_output_tokens": 2,
         "max_tool_calls": 3,
-        "previous_response_id": "resp_unknown",
+        "previous_response_id": A_STORED_ID,
         "prompt": {"id": "pmpt_1"},
         "reasoning": {"effort": "high"},
         "store": False,
