@@ -7,10 +7,10 @@ MODEL ?= demo
 PIP := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install dev lint types test wheel bench clean
+.PHONY: help serve install dev lint types test conformance conformance-ci fuzz wheel bench clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 serve: install ## install, and serve MODEL (default: demo) at 127.0.0.1:8000
 	$(BIN)/remuda serve $(MODEL)
@@ -43,6 +43,15 @@ types: dev ## mypy
 test: lint types ## lint, type-check and run the tests
 	$(BIN)/python -m pytest
 
+conformance: dev ## other people's clients and test suites against a real server
+	$(BIN)/python conformance/run.py
+
+conformance-ci: dev ## those of them that CI runs
+	$(BIN)/python conformance/run.py --ci
+
+fuzz: dev ## 5,000 requests made by schemathesis from the OpenAPI schema
+	REMUDA_FUZZ_CASES=5000 $(BIN)/python -m pytest -s tests/server/test_schemathesis.py
+
 wheel: dev ## build the wheel into dist/
 	rm -rf dist build/lib build/bdist.*
 	$(BIN)/python -m build --wheel --outdir dist .
@@ -53,5 +62,5 @@ bench: dev ## the benchmarks that need no GPU, one after the other
 	$(BIN)/python benchmarks/memory.py
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist conformance/node/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -exec rm -rf {} +

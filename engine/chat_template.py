@@ -1,7 +1,7 @@
 """Turns a conversation into a prompt by the checkpoint's own jinja2 template. No torch, no tokenizing."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NoReturn
 
@@ -58,20 +58,29 @@ class ChatTemplate:
             raise CheckpointError(f"the chat template cannot be compiled: {error}") from error
         self._tokens = {"bos_token": bos_token or "", "eos_token": eos_token or ""}
 
-    def render(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        add_generation_prompt: bool = True,
+        variables: Mapping[str, bool | int | float | str] | None = None,
+    ) -> str:
         """The prompt for a conversation: dicts with `role`, `content` and what else the template reads.
 
+        variables: more that the template may read; they hide none of its own.
         Raises InvalidRequestError when the template refuses the messages, fails on them, writes more than
         MAX_PROMPT_CHARS characters, or asks for unreasonable work.
         """
         num_chars = sum(len(value) for message in messages for value in message.values() if isinstance(value, str))
         units = _BASE_UNITS + _UNITS_PER_MESSAGE * len(messages) + _UNITS_PER_CHAR * num_chars
         chunks = self._template.generate(
-            messages=list(messages),
-            add_generation_prompt=add_generation_prompt,
-            tools=None,
-            documents=None,
-            **self._tokens,
+            {
+                **(variables or {}),
+                "messages": list(messages),
+                "add_generation_prompt": add_generation_prompt,
+                "tools": None,
+                "documents": None,
+                **self._tokens,
+            }
         )
         written: list[str] = []
         length = 0

@@ -113,7 +113,10 @@ class MemoryUse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a started engine is: every "auto" resolved. Sent to the API workers with "ready"."""
+    """What a started engine is: every "auto" resolved. Sent to the API workers with "ready".
+
+    weights_fingerprint: `checkpoint.fingerprint` of the weights.
+    """
 
     model: str
     model_type: str
@@ -131,5 +134,6 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...]
     bos_token_id: int | None
     load_seconds: float
+    weights_fingerprint: str = ""
     deterministic: bool = False
     memory: MemoryUse | None = None

@@ -28,13 +28,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     presence_penalty, frequency_penalty: subtracted once, and once per occurrence, for output tokens.
     logit_bias: added to the logits of the given token ids.
     seed: the tokens depend on it, the prompt and the parameters alone; None draws one.
-    stop: strings that end the text, not included in it. stop_token_ids: ids that end it.
+    stop: strings that end the text. stop_token_ids: ids that end it. include_stop_str_in_output: what ended
+        the text, string or id, is shown at its end.
     ignore_eos: go on past the model's end-of-sequence ids.
     min_tokens, max_tokens: bounds of the number of new tokens; `max_tokens=0` only reads the prompt.
     n: independent continuations of one prompt, which is read once.
     logprobs, prompt_logprobs: with the chosen token's log-probability (of the model's distribution,
         before temperature and penalties) give that many of the likeliest; None gives none.
     skip_special_tokens: leave special tokens out of the text.
+    priority: among those who wait for a slot, the lowest goes first.
     """
 
     temperature: float = 1.0
@@ -48,6 +50,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     seed: int | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     min_tokens: int = 0
     max_tokens: int = 16
@@ -55,6 +58,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    priority: int = 0
 
     def __post_init__(self) -> None:
         self._take_plain_forms()
@@ -71,6 +75,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         _check_int("max_tokens", self.max_tokens, 0, MAX_NEW_TOKENS)
         _check_int("min_tokens", self.min_tokens, 0, self.max_tokens)
         _check_int("n", self.n, 1, MAX_CHOICES)
+        _check_int("priority", self.priority, INT64_MIN, INT64_MAX)
         for name in ("logprobs", "prompt_logprobs"):
             if getattr(self, name) is not None:
                 _check_int(name, getattr(self, name), 0, MAX_LOGPROBS)
@@ -140,6 +145,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "seed": _OPTIONAL_INT,
     "stop": (str,),
     "stop_token_ids": (int,),
+    "include_stop_str_in_output": (bool,),
     "ignore_eos": (bool,),
     "min_tokens": (int,),
     "max_tokens": (int,),
@@ -147,6 +153,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "logprobs": _OPTIONAL_INT,
     "prompt_logprobs": _OPTIONAL_INT,
     "skip_special_tokens": (bool,),
+    "priority": (int,),
 }
 
 

@@ -10,6 +10,7 @@ from remuda.engine.decode_batch import DecodeBatch
 from remuda.engine.errors import QueueFullError
 from remuda.engine.sequence import Request, Sequence
 from remuda.engine.state_pool import StatePool
+from remuda.engine.waiting_queue import WaitingQueue
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,11 @@ class Plan:
 
 
 class Scheduler:
-    """First come, first served, under one token budget a step.
+    """First come, first served among those of one priority, under one token budget a step.
 
     A request is admitted when the pool has a slot for each of its sequences; until then it waits, and
-    everybody behind it. So nothing that happens to an admitted request can run out of memory.
+    everybody behind it, in the order of `WaitingQueue`. So nothing that happens to an admitted request can
+    run out of memory.
     What a plan says counts as done when the plan is made: the next may be asked for before it has run,
     because steps run in order.
     """
@@ -57,7 +59,7 @@ class Scheduler:
         self._prefill_chunk = prefill_chunk
         self._max_queue = max_queue
         self._requests: dict[str, Request] = {}
-        self._waiting: OrderedDict[str, Request] = OrderedDict()
+        self._waiting = WaitingQueue()
         self._prefilling: OrderedDict[str, Request] = OrderedDict()
         self._decoding = DecodeBatch(pool.num_slots)
 
@@ -86,7 +88,7 @@ class Scheduler:
         if len(self._waiting) >= self._max_queue:
             raise QueueFullError(f"{len(self._waiting)} requests are waiting, the limit is {self._max_queue}")
         self._requests[request.request_id] = request
-        self._waiting[request.request_id] = request
+        self._waiting.add(request)
 
     def schedule(self) -> Plan:
         """Admit who can be admitted, and share the step's tokens out: decode first, then prompts in order."""
@@ -108,14 +110,13 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Give slots to those who wait, in order, as far as they go."""
-        while self._waiting:
-            name, request = next(iter(self._waiting.items()))
+        while (request := self._waiting.first) is not None:
             if len(request.sequences) > self._pool.num_free:
                 break
-            del self._waiting[name]
+            self._waiting.remove(request.request_id)
             for sequence in request.sequences:
                 sequence.slot = self._pool.allocate()
-            self._prefilling[name] = request
+            self._prefilling[request.request_id] = request
 
     def _advance(self, chunk: PrefillChunk) -> None:
         """Note that a chunk is computed; after the last one the request's sequences decode.
@@ -152,7 +153,7 @@ class Scheduler:
 
     def _forget(self, request: Request) -> None:
         del self._requests[request.request_id]
-        self._waiting.pop(request.request_id, None)
+        self._waiting.remove(request.request_id)
         self._prefilling.pop(request.request_id, None)
         for sequence in request.sequences:
             self._release(sequence)

@@ -12,6 +12,7 @@ import torch
 
 from remuda.engine.backend import KernelBackend, resolve_device, select_backend, set_num_threads
 from remuda.engine.checkpoint.find import find_checkpoint
+from remuda.engine.checkpoint.fingerprint import fingerprint
 from remuda.engine.checkpoint.read import read_model_config, read_weights
 from remuda.engine.compile_watch import watch_compilations
 from remuda.engine.config import EngineConfig, EngineInfo
@@ -54,11 +55,14 @@ def start_engine(config: EngineConfig, progress: Progress | None = None) -> Engi
     special = load_special_tokens(location, config.tokenizer)
     weights = read_weights(location, model_config, progress=lambda f: progress("reading weights", f))
     progress("preparing weights", 0.0)
+    weights_fingerprint = fingerprint(weights)
     model = _MODELS[model_config.model_type](
         model_config, weights, backend, device=device, dtype=dtype, state_dtype=state_dtype
     )
     core = build_core(model, config, name=location.name, special=special, progress=progress)
-    core.info = msgspec.structs.replace(core.info, load_seconds=time.monotonic() - began)
+    core.info = msgspec.structs.replace(
+        core.info, weights_fingerprint=weights_fingerprint, load_seconds=time.monotonic() - began
+    )
     return core
 
 

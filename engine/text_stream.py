@@ -30,10 +30,10 @@ class TextDelta(NamedTuple):
 class TextStream:
     """Decodes one sequence token by token; work and memory per token do not grow with its length.
 
-    The texts of all deltas together are `tokenizer.decode` of all ids, up to the stop string. (One
-    difference: where a byte-fallback tokenizer's bytes are not UTF-8, the valid characters among them
-    are kept.) Of two stop strings the one that ends first counts, of those the longest, so the result
-    does not depend on how the text was cut into tokens or pushes.
+    The texts of all deltas together are `tokenizer.decode` of all ids, up to the stop string or, with
+    `include_stop_str_in_output`, to its end. (One difference: where a byte-fallback tokenizer's bytes are
+    not UTF-8, the valid characters among them are kept.) Of two stop strings the one that ends first counts,
+    of those the longest, so the result does not depend on how the text was cut into tokens or pushes.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class TextStream:
         """prompt_ids: what stands before, so that the first token keeps the space that joins it on."""
         decoder = _ByteDecoder if tokenizer.joins_bytes else _PieceDecoder
         self._decoder = decoder(tokenizer, params.skip_special_tokens)
-        self._matcher = _StopMatcher(params.stop) if params.stop else None
+        self._shows_stop = params.include_stop_str_in_output
+        self._matcher = _StopMatcher(params.stop, shows_stop=self._shows_stop) if params.stop else None
         self._min_tokens = params.min_tokens
         self._num_tokens = 0
         self._done = False
@@ -57,13 +58,14 @@ class TextStream:
     ) -> TextDelta:
         """Add new tokens. With a finish reason, give out everything that was held back.
 
-        stop_token: the id that ended the sequence, the last of `token_ids`; it adds no text.
+        stop_token: the id that ended the sequence, the last of `token_ids`; it adds no text, unless the
+        parameters ask for it.
         After a stop string or a finish, further tokens are ignored.
         """
         if self._done:
             return TextDelta("", 0, False)
         pieces: list[str] = []
-        num_text_tokens = len(token_ids) - (stop_token is not None)
+        num_text_tokens = len(token_ids) - (stop_token is not None and not self._shows_stop)
         for i, token in enumerate(token_ids[:num_text_tokens]):
             self._num_tokens += 1
             if self._add(self._decoder.push(token), pieces):
@@ -132,7 +134,8 @@ class _PieceDecoder:
 class _StopMatcher:
     """Finds stop strings in a text that comes in pieces, in linear time (Aho and Corasick 1975)."""
 
-    def __init__(self, stop: tuple[str, ...]) -> None:
+    def __init__(self, stop: tuple[str, ...], *, shows_stop: bool) -> None:
+        self._shows_stop = shows_stop
         self._trie = _build_trie(stop)
         self._node = 0
         # The characters held back: the longest end of the text that begins a stop string.
@@ -148,7 +151,7 @@ class _StopMatcher:
             length = trie.match_length[node]
             if length and is_armed:
                 self._node, self.held = 0, ""
-                return pending[: i + 1 - length], True
+                return pending[: i + 1 - (0 if self._shows_stop else length)], True
         self._node = node
         split = len(pending) - trie.depth[node]
         self.held = pending[split:]

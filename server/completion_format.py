@@ -22,11 +22,19 @@ class CompletionFormat:
         request: CompletionRequest,
         num_choices: int,
         tokenizer: AnyTokenizer,
+        system_fingerprint: str,
     ) -> None:
-        self._head = {"id": response_id, "object": _OBJECT, "created": created, "model": request.model}
+        self._head = {
+            "id": response_id,
+            "object": _OBJECT,
+            "created": created,
+            "model": request.model,
+            "system_fingerprint": system_fingerprint,
+        }
         self._request = request
         self._tokenizer = tokenizer
         self._skips_special = request.skip_special_tokens is not False
+        self._is_plain = request.logprobs is None and request.has_plain_deltas
         self._offsets: dict[int, TextOffsets] = {}
         self._template = EventTemplate(
             [self._chunk(index, EventTemplate.hole(), None, None) for index in range(num_choices)]
@@ -35,25 +43,28 @@ class CompletionFormat:
         )
 
     def opening(self, choice: Choice, generation: Generation) -> bytes:
-        """The prompt, where it is to be echoed."""
+        """The prompt, where it is to be echoed or its ids are wanted."""
         self._start_offsets(choice, generation)
-        if not self._request.echo:
+        echo, wants_ids = self._request.echo, self._request.return_token_ids
+        if not echo and not wants_ids:
             return b""
         prompt = generation.prompts[choice.prompt_index]
-        logprobs = self._logprobs(choice, prompt, generation.prompt_logprobs, [])
-        return event(self._chunk(choice.index, self._prompt_text(prompt), logprobs, None))
+        logprobs = self._logprobs(choice, prompt, generation.prompt_logprobs, []) if echo else None
+        ids = {"prompt_token_ids": prompt.token_ids, "token_ids": []} if wants_ids else {}
+        return self._event(choice, self._prompt_text(prompt) if echo else "", logprobs, **ids)
 
     def delta(self, choice: Choice, text: str) -> bytes:
         """New text, with the log-probabilities that have gathered."""
-        if not choice.logprobs:
+        if self._is_plain:
             return self._template.fill(choice.index, text)
-        logprobs = self._logprobs(choice, None, {}, choice.logprobs)
-        choice.logprobs = []
-        return event(self._chunk(choice.index, text, logprobs, None))
+        logprobs = self._logprobs(choice, None, {}, choice.logprobs) if choice.logprobs else None
+        ids = {"token_ids": choice.token_ids} if self._request.return_token_ids else {}
+        choice.logprobs, choice.token_ids = [], []
+        return self._event(choice, text, logprobs, **ids)
 
     def finish(self, choice: Choice) -> bytes:
         """An empty text with the finish reason."""
-        return event(self._chunk(choice.index, "", None, choice.finish_reason))
+        return self._event(choice, "", None, finish_reason=choice.finish_reason)
 
     def closing(self, usage: dict[str, Any]) -> bytes:
         """The usage, where it was asked for."""
@@ -81,7 +92,17 @@ class CompletionFormat:
         if num_top is not None:
             entries = generation.prompt_logprobs[choice.prompt_index]
             result["prompt_logprobs"] = prompt_logprobs(entries, num_top, self._tokenizer)
+        if self._request.return_token_ids:
+            result |= {"prompt_token_ids": prompt.token_ids, "token_ids": choice.token_ids}
         return result
+
+    def _event(self, choice: Choice, text: str, logprobs: dict[str, Any] | None, **more: Any) -> bytes:
+        """A stream event; `more`: further keys of the choice."""
+        chunk = self._chunk(choice.index, text, logprobs, None)
+        chunk["choices"][0] |= more
+        if self._request.has_continuous_usage:
+            chunk["usage"] = choice.usage()
+        return event(chunk)
 
     def _chunk(
         self, index: int, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None

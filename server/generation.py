@@ -13,19 +13,36 @@ from remuda.server.prompts import AnyTokenizer, Prompt
 
 
 class Choice:
-    """One continuation of one prompt. `logprobs` are those that have not been shown yet."""
+    """One continuation of one prompt. `logprobs` and `token_ids` are those that have not been shown yet."""
 
-    __slots__ = ("finish_reason", "index", "is_open", "logprobs", "num_tokens", "prompt_index", "text_stream")
+    __slots__ = (
+        "finish_reason",
+        "index",
+        "is_open",
+        "logprobs",
+        "num_prompt_tokens",
+        "num_tokens",
+        "prompt_index",
+        "text_stream",
+        "token_ids",
+    )
 
-    def __init__(self, index: int, prompt_index: int, text_stream: TextStream) -> None:
+    def __init__(self, index: int, prompt_index: int, text_stream: TextStream, num_prompt_tokens: int) -> None:
         self.index = index
         self.prompt_index = prompt_index
+        self.num_prompt_tokens = num_prompt_tokens
         self.text_stream = text_stream
         self.finish_reason: str | None = None
         self.num_tokens = 0
         self.logprobs: list[TokenLogprobs] = []
+        # Gathered only where the answer is to show them.
+        self.token_ids: list[int] = []
         # Whether the first event of a stream was sent for it.
         self.is_open = False
+
+    def usage(self) -> dict[str, Any]:
+        """Token counts of this choice so far."""
+        return _usage(self.num_prompt_tokens, self.num_tokens)
 
 
 class Generation:
@@ -38,17 +55,22 @@ class Generation:
         tokenizer: AnyTokenizer,
         *,
         echo: bool = False,
+        keeps_token_ids: bool = False,
     ) -> None:
+        self._keeps_token_ids = keeps_token_ids
         self.prompts = prompts
         self.params = params
         self.prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
         # Without a tokenizer, a text that stands alone begins with a token and not with the space before it.
         has_context = echo or not isinstance(tokenizer, TokenIdTokenizer)
         self.choices = [
-            Choice(number, number // params.n, TextStream(tokenizer, params, context))
-            for number, context in enumerate(
-                prompt.token_ids if has_context else () for prompt in prompts for _ in range(params.n)
+            Choice(
+                number,
+                number // params.n,
+                TextStream(tokenizer, params, prompt.token_ids if has_context else ()),
+                len(prompt.token_ids),
             )
+            for number, prompt in enumerate(prompt for prompt in prompts for _ in range(params.n))
         ]
         self._num_open = len(self.choices)
 
@@ -75,6 +97,8 @@ class Generation:
             choice.num_tokens += delta.token_ids_consumed
             if output.logprobs is not None:
                 choice.logprobs += output.logprobs[: delta.token_ids_consumed]
+            if self._keeps_token_ids:
+                choice.token_ids += output.token_ids[: delta.token_ids_consumed]
             if delta.stopped and reason is None:
                 handle.abort_choice(choice.index)
             if delta.stopped or reason is not None:
@@ -86,10 +110,14 @@ class Generation:
         """Token counts; a prompt counts once, however many choices continue it."""
         num_prompt = sum(len(prompt.token_ids) for prompt in self.prompts)
         num_output = sum(choice.num_tokens for choice in self.choices)
-        return {
-            "prompt_tokens": num_prompt,
-            "completion_tokens": num_output,
-            "total_tokens": num_prompt + num_output,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0},
-        }
+        return _usage(num_prompt, num_output)
+
+
+def _usage(num_prompt: int, num_output: int) -> dict[str, Any]:
+    return {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": num_output,
+        "total_tokens": num_prompt + num_output,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }

@@ -9,6 +9,7 @@ from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer
 from remuda.server.schemas import ChatMessage
+from remuda.server.template_options import TemplateOptions
 
 Result = TypeVar("Result")
 AnyTokenizer = Tokenizer | TokenIdTokenizer
@@ -21,6 +22,7 @@ MAX_PROMPT_LOGPROBS: Final = 1_000_000
 _OFF_LOOP_CHARS: Final = 16_384
 # Message fields that carry nothing for a text model.
 _HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations"})
+_PLAIN: Final = TemplateOptions()
 _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -93,7 +95,12 @@ def check_num_prompt_logprobs(prompts: list[Prompt], num_top: int | None, param:
         )
 
 
-async def encode_chat(messages: list[ChatMessage], template: ChatTemplate, tokenizer: AnyTokenizer) -> Prompt:
+async def encode_chat(
+    messages: list[ChatMessage],
+    template: ChatTemplate,
+    tokenizer: AnyTokenizer,
+    options: TemplateOptions = _PLAIN,
+) -> Prompt:
     """Render the conversation by the checkpoint's template, which writes the BOS itself, and encode it."""
     if not messages:
         raise InvalidRequestError("messages is empty", param="messages")
@@ -101,7 +108,8 @@ async def encode_chat(messages: list[ChatMessage], template: ChatTemplate, token
     num_chars = sum(len(message["content"]) for message in rendered)
 
     def encode() -> Prompt:
-        text = template.render(rendered, add_generation_prompt=True)
+        text = template.render(rendered, options.add_generation_prompt, options.variables)
+        text = options.end_prompt(text, rendered[-1]["content"])
         token_ids = tokenizer.encode(text, add_bos=False)
         if not token_ids:
             raise InvalidRequestError("the conversation renders to an empty prompt", param="messages")

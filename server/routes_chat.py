@@ -8,7 +8,7 @@ from fastapi import APIRouter, Response
 from remuda.server.chat_format import ChatFormat
 from remuda.server.generation import Generation
 from remuda.server.json_body import StrictRoute
-from remuda.server.prompts import encode_chat
+from remuda.server.prompts import check_num_prompt_logprobs, encode_chat
 from remuda.server.schemas import GENERATION_RESPONSES, ChatCompletionRequest
 from remuda.server.sse import StreamResponse, WholeResponse
 from remuda.server.state import ServerState
@@ -25,11 +25,15 @@ def chat_routes(state: ServerState) -> APIRouter:
         params = request.to_params()
         template = state.require_chat_template()
         params.check_vocabulary(state.ready_engine().vocab_size)
-        prompt = await encode_chat(request.messages, template, state.tokenizer)
+        options = request.template_options()
+        prompt = await encode_chat(request.messages, template, state.tokenizer, options)
+        check_num_prompt_logprobs([prompt], params.prompt_logprobs, "prompt_logprobs")
 
-        generation = Generation([prompt], params, state.tokenizer)
+        generation = Generation([prompt], params, state.tokenizer, keeps_token_ids=bool(request.return_token_ids))
         response_id = f"chatcmpl-{secrets.token_hex(12)}"
-        response_format = ChatFormat(response_id, int(time.time()), request, params.n, state.tokenizer)
+        response_format = ChatFormat(
+            response_id, int(time.time()), request, params.n, state.tokenizer, state.system_fingerprint
+        )
         answer = StreamResponse if request.stream else WholeResponse
         return answer(state.link, response_id, generation, response_format)
 

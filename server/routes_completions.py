@@ -37,10 +37,21 @@ def completion_routes(state: ServerState) -> APIRouter:
         asked_by = "logprobs" if request.prompt_logprobs is None else "prompt_logprobs"
         check_num_prompt_logprobs(prompts, params.prompt_logprobs, asked_by)
 
-        generation = Generation(prompts, params, state.tokenizer, echo=bool(request.echo))
+        generation = Generation(
+            prompts,
+            params,
+            state.tokenizer,
+            echo=bool(request.echo),
+            keeps_token_ids=bool(request.return_token_ids),
+        )
         response_id = f"cmpl-{secrets.token_hex(12)}"
         response_format = CompletionFormat(
-            response_id, int(time.time()), request, len(generation.choices), state.tokenizer
+            response_id,
+            int(time.time()),
+            request,
+            len(generation.choices),
+            state.tokenizer,
+            state.system_fingerprint,
         )
         answer = StreamResponse if request.stream else WholeResponse
         return answer(state.link, response_id, generation, response_format)

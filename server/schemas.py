@@ -1,6 +1,7 @@
-"""What requests may say: the OpenAI fields and vLLM's extras served, and what becomes of the rest.
+"""What requests may say: the OpenAI fields and vLLM's extras that are served.
 
-Types are checked here; ranges by SamplingParams, where the offline engine checks them too.
+Types are checked here; ranges by SamplingParams, where the offline engine checks them too, so that they
+are only told to OpenAPI here.
 """
 
 import re
@@ -9,40 +10,24 @@ from typing import Any, ClassVar, Final
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from remuda.engine.errors import InvalidRequestError
-from remuda.engine.sampling_params import MAX_LOGPROBS, SamplingParams
-
-# Accepted and without effect on the answer.
-_HARMLESS: Final = frozenset(
-    {
-        "metadata",
-        "parallel_tool_calls",
-        "prediction",
-        "prompt_cache_key",
-        "prompt_cache_options",
-        "prompt_cache_retention",
-        "safety_identifier",
-        "service_tier",
-        "store",
-        "user",
-    }
+from remuda.engine.sampling_params import (
+    INT64_MAX,
+    INT64_MIN,
+    MAX_CHOICES,
+    MAX_LOGIT_BIAS,
+    MAX_LOGPROBS,
+    MAX_NEW_TOKENS,
+    MAX_STOP_STRING_CHARS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
+    SamplingParams,
 )
-# Known to OpenAI's API and not served, with the values that ask for nothing.
-_NEUTRAL_VALUES: Final[dict[str, tuple[Any, ...]]] = {
-    "audio": (),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "modalities": (["text"],),
-    "moderation": (),
-    "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
-    "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-}
-# For the OpenAPI schema: what a generating endpoint answers besides 200.
+from remuda.server.template_options import ALLOWED_VARIABLES, TemplateOptions, template_options
+from remuda.server.unserved_fields import check_unserved, declare_unserved
+
+# For the OpenAPI schema: what a generating endpoint answers besides JSON with 200.
 GENERATION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"content": {"text/event-stream": {"schema": {"description": "Events, with `stream`."}}}},
     400: {"description": "The request cannot be honoured; `error.param` names the field."},
     404: {"description": "No model has this name."},
     408: {"description": "The body did not arrive in time."},
@@ -54,56 +39,93 @@ GENERATION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 _TOKEN_ID: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
+def _within(low: float, high: float, description: str | None = None) -> Any:
+    """A field that may be left out or null, with its range for OpenAPI."""
+    return Field(None, description=description, json_schema_extra={"minimum": low, "maximum": high})
+
+
 class StreamOptions(BaseModel):
-    """Options of a stream; `include_obfuscation` is accepted and never done."""
+    """Options of a stream; `include_obfuscation` is accepted and never done.
+
+    continuous_usage_stats: with `include_usage`, every event has the usage of its choice so far.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class GenerationRequest(BaseModel):
     """The fields that completions and chat completions share. Null means the default."""
 
-    model_config = ConfigDict(strict=True, extra="allow")
+    model_config = ConfigDict(strict=True, extra="allow", json_schema_extra=declare_unserved)
 
     model: str
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = Field(None, description="Draw from so many of the likeliest tokens; 0 or -1: all.")
-    min_p: float | None = Field(None, description="Leave out tokens below this share of the likeliest.")
-    repetition_penalty: float | None = Field(None, description="Above 1: discourage tokens seen so far.")
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
-    seed: int | None = None
-    stop: SkipValidation[str | list[str] | None] = None
-    stop_token_ids: list[int] | None = None
+    stream_options: StreamOptions | None = Field(None, description="Only with `stream`.")
+    n: int | None = _within(1, MAX_CHOICES)
+    temperature: float | None = _within(0, 2)
+    top_p: float | None = Field(None, json_schema_extra={"exclusiveMinimum": 0, "maximum": 1})
+    top_k: int | None = _within(-1, INT64_MAX, "Draw from so many of the likeliest tokens; 0 or -1: all.")
+    min_p: float | None = _within(0, 1, "Leave out tokens below this share of the likeliest.")
+    repetition_penalty: float | None = _within(0.01, 100, "Above 1: discourage tokens seen so far.")
+    presence_penalty: float | None = _within(-2, 2)
+    frequency_penalty: float | None = _within(-2, 2)
+    logit_bias: dict[str, float] | None = Field(
+        None,
+        json_schema_extra={
+            "propertyNames": {"pattern": f"^({_TOKEN_ID.pattern})$"},
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": MAX_LOGIT_BIAS,
+        },
+    )
+    seed: int | None = _within(INT64_MIN, INT64_MAX)
+    stop: SkipValidation[str | list[str] | None] = Field(
+        None,
+        json_schema_extra={
+            "minLength": 1,
+            "maxLength": MAX_STOP_STRING_CHARS,
+            "maxItems": MAX_STOP_STRINGS,
+            "items": {"type": "string", "minLength": 1, "maxLength": MAX_STOP_STRING_CHARS},
+        },
+    )
+    stop_token_ids: list[int] | None = Field(
+        None, json_schema_extra={"maxItems": MAX_STOP_TOKEN_IDS, "items": {"type": "integer", "minimum": 0}}
+    )
+    include_stop_str_in_output: bool | None = Field(None, description="Show what ended the text at its end.")
     ignore_eos: bool | None = None
-    min_tokens: int | None = None
-    max_tokens: int | None = None
+    min_tokens: int | None = _within(0, MAX_NEW_TOKENS, "At most max_tokens.")
+    max_tokens: int | None = _within(0, MAX_NEW_TOKENS)
     skip_special_tokens: bool | None = None
+    prompt_logprobs: int | None = _within(0, MAX_LOGPROBS, "Not in a stream.")
+    return_token_ids: bool | None = Field(None, description="Give the ids of prompt and answer too.")
+    priority: int | None = _within(INT64_MIN, INT64_MAX, "Who waits with a lower one is served first.")
 
     @property
     def include_usage(self) -> bool:
         """A usage chunk is to end the stream."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def has_plain_deltas(self) -> bool:
+        """But for log-probabilities, the events of a stream between the first and the last have text alone."""
+        return not (self.return_token_ids or self.has_continuous_usage)
+
+    @property
+    def has_continuous_usage(self) -> bool:
+        """Each event of the stream is to have the usage of its choice so far."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
     def check_fields(self) -> None:
         """Raise InvalidRequestError for a field that would change the answer and is not served."""
-        for name, value in (self.model_extra or {}).items():
-            if name in _HARMLESS or (name in _NEUTRAL_VALUES and value is None):
-                continue
-            if name not in _NEUTRAL_VALUES:
-                raise InvalidRequestError(f"unknown field {name[:100]!r}", param=name[:100])
-            if value not in _NEUTRAL_VALUES[name]:
-                raise InvalidRequestError(f"{name} is not supported by this server", param=name)
+        check_unserved(self.model_extra or {})
         if self.stream_options is not None and not self.stream:
             raise InvalidRequestError("stream_options needs stream to be true", param="stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            message = "prompt_logprobs is not available in a stream; completions have echo with logprobs"
+            raise InvalidRequestError(message, param="prompt_logprobs")
 
     def sampling_params(self, **family: Any) -> SamplingParams:
         """The engine's parameters. `family`: those that depend on the endpoint."""
@@ -120,9 +142,12 @@ class GenerationRequest(BaseModel):
             "seed": self.seed,
             "stop": _stop_strings(self.stop),
             "stop_token_ids": None if self.stop_token_ids is None else tuple(self.stop_token_ids),
+            "include_stop_str_in_output": self.include_stop_str_in_output,
             "ignore_eos": self.ignore_eos,
             "min_tokens": self.min_tokens,
             "skip_special_tokens": self.skip_special_tokens,
+            "prompt_logprobs": self.prompt_logprobs,
+            "priority": self.priority,
             **family,
         }
         given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
@@ -137,9 +162,8 @@ class CompletionRequest(GenerationRequest):
     # Taken apart by prompts.parse_prompts: pydantic would report one error for each id and branch.
     prompt: SkipValidation[str | list[str] | list[int] | list[list[int]] | None] = None
     echo: bool | None = None
-    logprobs: int | None = None
-    best_of: int | None = None
-    prompt_logprobs: int | None = None
+    logprobs: int | None = _within(0, MAX_LOGPROBS)
+    best_of: int | None = _within(1, MAX_CHOICES, "The same as n.")
     add_special_tokens: bool | None = Field(None, description="Begin text prompts with the BOS token.")
 
     def to_params(self) -> SamplingParams:
@@ -147,9 +171,6 @@ class CompletionRequest(GenerationRequest):
         self.check_fields()
         if self.best_of is not None and self.best_of != (self.n or 1):
             raise InvalidRequestError(f"best_of must equal n, not {self.best_of}", param="best_of")
-        if self.prompt_logprobs is not None and self.stream:
-            message = "prompt_logprobs is not available in a stream; use echo with logprobs"
-            raise InvalidRequestError(message, param="prompt_logprobs")
         of_prompt = [self.logprobs if self.echo else None, self.prompt_logprobs]
         return self.sampling_params(
             max_tokens=self.DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
@@ -163,7 +184,7 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow")
 
-    role: str
+    role: str = Field(json_schema_extra={"enum": ["system", "developer", "user", "assistant"]})
     content: SkipValidation[str | list[dict[str, str]] | None] = None
 
 
@@ -173,10 +194,15 @@ class ChatCompletionRequest(GenerationRequest):
     # A recurrent model has no context length to stop at, so an open end needs a bound of its own.
     DEFAULT_MAX_TOKENS: ClassVar[int] = 1024
 
-    messages: list[ChatMessage]
+    messages: list[ChatMessage] = Field(json_schema_extra={"minItems": 1})
     logprobs: bool | None = None
-    top_logprobs: int | None = None
-    max_completion_tokens: int | None = None
+    top_logprobs: int | None = _within(0, MAX_LOGPROBS, "Only with `logprobs`.")
+    max_completion_tokens: int | None = _within(0, MAX_NEW_TOKENS, "Another name of max_tokens.")
+    add_generation_prompt: bool | None = Field(None, description="Begin the assistant's message; by default true.")
+    continue_final_message: bool | None = Field(None, description="Go on with the last message's text.")
+    chat_template_kwargs: dict[str, Any] | None = Field(
+        None, description=f"Variables of the chat template, of these: {', '.join(ALLOWED_VARIABLES)}."
+    )
 
     def to_params(self) -> SamplingParams:
         """The engine's parameters. Raises InvalidRequestError for what cannot be honoured."""
@@ -189,6 +215,10 @@ class ChatCompletionRequest(GenerationRequest):
         return self.sampling_params(
             max_tokens=self._max_tokens(), logprobs=(self.top_logprobs or 0) if self.logprobs else None
         )
+
+    def template_options(self) -> TemplateOptions:
+        """How the prompt is to be rendered. Raises InvalidRequestError for what cannot be honoured."""
+        return template_options(self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs)
 
     def _max_tokens(self) -> int:
         given = {self.max_tokens, self.max_completion_tokens} - {None}

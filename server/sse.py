@@ -132,8 +132,8 @@ class StreamResponse(GenerationResponse):
                 choice.is_open = True
                 events.append(fmt.opening(choice, generation))
             is_finished = choice.finish_reason is not None
-            # Log-probabilities of tokens whose text is held back wait for it.
-            if text or (is_finished and choice.logprobs):
+            # Log-probabilities and ids of tokens whose text is held back wait for it.
+            if text or (is_finished and (choice.logprobs or choice.token_ids)):
                 events.append(fmt.delta(choice, text))
             if is_finished:
                 events.append(fmt.finish(choice))

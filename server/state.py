@@ -1,7 +1,10 @@
 """What the routes of one API worker share."""
 
+import hashlib
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Final
 
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.config import EngineInfo
@@ -11,6 +14,7 @@ from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.prompts import AnyTokenizer
 
 DEFAULT_MAX_BODY_BYTES = 8 * 2**20
+_VERSION: Final = version("remuda")
 
 
 @dataclass
@@ -41,6 +45,13 @@ class ServerState:
         if not self.is_ready or info is None:
             raise ServerUnavailableError(f"the server is not ready ({self.status}); try again soon")
         return info
+
+    @property
+    def system_fingerprint(self) -> str:
+        """Changes with whatever may change the text of a seeded request: weights, version, arithmetic."""
+        info = self.ready_engine()
+        parts = (info.weights_fingerprint, _VERSION, info.device, info.backend, info.dtype, info.state_dtype)
+        return f"fp_{hashlib.blake2b(' '.join(parts).encode(), digest_size=6).hexdigest()}"
 
     def check_model(self, name: str) -> None:
         """Raise ApiError (404) where the model is not served under this name."""

@@ -248,3 +248,19 @@ def test_streams_do_not_share_state(make: Callable[[], tokenizers.Tokenizer]) ->
         shown[1] += right.push([token]).text
     assert shown[0] == shown[1]
     assert shown[0] + left.push([], "length").text == tokenizer.decode(ids)
+
+
+@settings(deadline=None)
+@given(text=LETTERS, stops=STOPS)
+def test_the_stop_string_is_shown_where_that_is_asked_for(text: str, stops: tuple[str, ...]) -> None:
+    shown = text_of(
+        run(TextStream(BYTE_LEVEL, params(stop=stops, include_stop_str_in_output=True)), byte_ids(text))
+    )
+    ends = [i + len(stop) for stop in stops for i in range(len(text)) if text.startswith(stop, i)]
+    assert shown == text[: min(ends, default=len(text))]
+
+
+@pytest.mark.parametrize(("skip", "shown"), [(False, "ab<|end|>"), (True, "ab")])
+def test_the_stop_token_is_shown_where_that_is_asked_for(skip: bool, shown: str) -> None:
+    asked = params(skip_special_tokens=skip, include_stop_str_in_output=True)
+    assert TextStream(BYTE_LEVEL, asked).push([*byte_ids("ab"), 258], "stop", 258) == TextDelta(shown, 3, False)

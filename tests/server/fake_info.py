@@ -23,4 +23,5 @@ INFO = EngineInfo(
     eos_token_ids=(END,),
     bos_token_id=BOS,
     load_seconds=0.1,
+    weights_fingerprint="0123456789abcdef",
 )

@@ -203,3 +203,29 @@ def test_empty_prompt_is_the_bos(client: openai.OpenAI) -> None:
 def test_unknown_route(http: httpx2.Client) -> None:
     answer = http.post("/v1/nothing", json={})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+
+
+def test_seed_and_fingerprint(client: openai.OpenAI) -> None:
+    """The same request is the same text, alone or among others; another seed is another text."""
+    fields = {"temperature": 1.0, "max_tokens": 12, "n": 2}
+    first, again, other = (complete(client, seed=seed, **fields) for seed in (7, 7, 8))
+    texts = [[choice.text for choice in answer.choices] for answer in (first, again, other)]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0][0] != texts[0][1]
+    assert first.system_fingerprint == other.system_fingerprint != "fp_"
+
+
+def test_continued_message(client: openai.OpenAI) -> None:
+    """What the model says of its own accord, it says too when it is given the beginning."""
+    whole = chat(client).choices[0].message.content
+    begun = {"role": "assistant", "content": whole.partition(",")[0]}
+    rest = chat(client, messages=[*MESSAGES, begun], extra_body={"continue_final_message": True})
+    assert begun["content"] + rest.choices[0].message.content == whole
+
+
+def test_token_ids_are_those_of_the_text(client: openai.OpenAI) -> None:
+    extra = {"return_token_ids": True}
+    first = complete(client, extra_body=extra).choices[0]
+    by_ids = complete(client, prompt=first.prompt_token_ids, extra_body=extra).choices[0]
+    assert (by_ids.text, by_ids.token_ids) == (first.text, first.token_ids)
+    assert len(first.token_ids) == 24

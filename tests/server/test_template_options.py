@@ -1,0 +1,89 @@
+"""What requests may tell the chat template, and how a message is continued."""
+
+from typing import Any
+
+import openai
+import pytest
+
+from remuda.engine.chat_template import ChatTemplate
+from remuda.engine.errors import InvalidRequestError
+from remuda.server.template_options import TemplateOptions, template_options
+from tests.server.fake_info import ASSISTANT, BOS, END, USER
+from tests.server.fakes import FakeEngine, ids
+
+ASK: Any = {"role": "user", "content": "Hi"}
+BEGUN: Any = {"role": "assistant", "content": "Well"}
+
+
+def chat(client: openai.OpenAI, messages: list[Any], **extra: Any) -> Any:
+    return client.chat.completions.create(model="fake", messages=messages, extra_body=extra)
+
+
+@pytest.mark.parametrize(
+    ("messages", "extra", "prompt"),
+    [
+        ([ASK], {}, [USER, *ids("Hi"), END, ASSISTANT]),
+        ([ASK], {"add_generation_prompt": True}, [USER, *ids("Hi"), END, ASSISTANT]),
+        ([ASK], {"add_generation_prompt": False}, [USER, *ids("Hi"), END]),
+        ([ASK, BEGUN], {"continue_final_message": True}, [USER, *ids("Hi"), END, ASSISTANT, *ids("Well")]),
+        (
+            [ASK, BEGUN],
+            {"continue_final_message": True, "add_generation_prompt": False},
+            [USER, *ids("Hi"), END, ASSISTANT, *ids("Well")],
+        ),
+        ([ASK], {"continue_final_message": False}, [USER, *ids("Hi"), END, ASSISTANT]),
+    ],
+    ids=str,
+)
+def test_prompts(
+    client: openai.OpenAI, engine: FakeEngine, messages: list[Any], extra: dict[str, Any], prompt: list[int]
+) -> None:
+    chat(client, messages, **extra)
+    assert engine.requests[0].prompt == [BOS, *prompt]
+
+
+@pytest.mark.parametrize(
+    ("messages", "extra", "param"),
+    [
+        ([ASK], {"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+        ([ASK, {**BEGUN, "content": " "}], {"continue_final_message": True}, "continue_final_message"),
+        ([ASK], {"chat_template_kwargs": {"messages": "x"}}, "chat_template_kwargs.messages"),
+        ([ASK], {"chat_template_kwargs": {"bos_token": "x"}}, "chat_template_kwargs.bos_token"),
+        ([ASK], {"chat_template_kwargs": {"thinking": ["x"]}}, "chat_template_kwargs.thinking"),
+        ([ASK], {"chat_template_kwargs": {"thinking": "x" * 101}}, "chat_template_kwargs.thinking"),
+        ([ASK], {"chat_template_kwargs": []}, "chat_template_kwargs"),
+        ([ASK], {"chat_template": "{{ 1 }}"}, "chat_template"),
+    ],
+    ids=str,
+)
+def test_refused(client: openai.OpenAI, messages: list[Any], extra: dict[str, Any], param: str) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        chat(client, messages, **extra)
+    assert caught.value.param == param
+
+
+def test_variables_reach_the_template_and_hide_none_of_its_own() -> None:
+    template = ChatTemplate("{{ bos_token }}{{ thinking }}{{ enable_thinking is none }}", "<bos>")
+    options = template_options(None, None, {"thinking": 3, "enable_thinking": None})
+    assert options.variables == {"thinking": 3}
+    variables: dict[str, Any] = {**options.variables, "bos_token": "x"}
+    assert template.render([], variables=variables) == "<bos>3False"
+
+
+@pytest.mark.parametrize(
+    ("rendered", "content", "expected"),
+    [
+        ("<a>say it<end>", "say it", "<a>say it"),
+        ("<a>say it<end>", "  say it ", "<a>say it"),
+        ("<a>say it <end>", "say it ", "<a>say it "),
+        ("<u>yes<a>yes<end>", "yes", "<u>yes<a>yes"),
+    ],
+)
+def test_where_a_message_is_cut(rendered: str, content: str, expected: str) -> None:
+    assert TemplateOptions(continue_final_message=True).end_prompt(rendered, content) == expected
+    assert TemplateOptions().end_prompt(rendered, content) == rendered
+
+
+def test_a_message_that_the_template_does_not_show() -> None:
+    with pytest.raises(InvalidRequestError, match="does not show it"):
+        TemplateOptions(continue_final_message=True).end_prompt("<a>SAY IT<end>", "say it")
