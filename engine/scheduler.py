@@ -1,5 +1,6 @@
 """Decides what one step computes, and who holds a slot. Touches no tensor but through the pool's counters."""
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -113,6 +114,7 @@ class Scheduler:
             if len(request.sequences) > self._pool.num_free:
                 break
             del self._waiting[name]
+            request.queued_s = time.monotonic() - request.created_at
             for sequence in request.sequences:
                 sequence.slot = self._pool.allocate()
             self._prefilling[name] = request

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -23,13 +24,22 @@ from remuda.engine.wire import (
     EngineFailed,
     EngineLoading,
     EngineReady,
+    EngineStats,
     FromEngine,
     RequestRejected,
     SequenceOutput,
+    StatsRequest,
     StepOutputs,
     ToEngine,
 )
-from remuda.server.errors import ServerUnavailableError, SlowClientError, typed_error
+from remuda.server.errors import (
+    RequestTimeoutError,
+    ServerUnavailableError,
+    SlowClientError,
+    typed_error,
+)
+from remuda.server.request_limits import RequestLimits
+from remuda.server.token_meter import TokenMeter
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +76,13 @@ class RequestHandle:
         # One timer for many takes: setting one for each would cost more than all else that a take does.
         self._timer: asyncio.TimerHandle | None = None
         self._idle_until = 0.0
+        self._time_limit: asyncio.TimerHandle | None = None
+        self.meter = TokenMeter(self._num_unfinished)
+
+    @property
+    def error(self) -> RemudaError | None:
+        """What has ended the request before its time."""
+        return self._error
 
     async def take(self, idle_s: float) -> list[SequenceOutput]:
         """Everything that has arrived; empty where nothing does within `idle_s` seconds.
@@ -81,6 +98,7 @@ class RequestHandle:
         arrived = self._arrived
         if arrived:
             self._arrived = []
+            self.meter.note(arrived, self._num_unfinished, monotonic())
         elif self._error is not None:
             raise self._error
         return arrived
@@ -100,8 +118,16 @@ class RequestHandle:
             self.close()
             self._wake()
 
+    def limit_time(self, seconds: float) -> None:
+        """Make the request fail where it has not ended after so long."""
+        error = RequestTimeoutError(f"the request did not end within the limit of {seconds:g} s")
+        self._time_limit = self._loop.call_later(seconds, self.fail, error)
+
     def close(self) -> None:
         """Forget the request; in the engine it ends too. Harmless when it has ended already."""
+        if self._time_limit is not None:
+            self._time_limit.cancel()
+            self._time_limit = None
         self._link.forget(self._request_ids, is_finished=self._num_unfinished == 0)
         self._num_unfinished = 0
         if self._timer is not None:
@@ -145,12 +171,15 @@ class EngineLink:
     `listeners` are called after each change of status, progress or failure.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: RequestLimits | None = None) -> None:
+        self._limits = limits or RequestLimits()
         self.listeners: list[Callable[[], None]] = []
         self.status = EngineStatus.DOWN
         self.info: EngineInfo | None = None
         self.progress = EngineLoading("starting", 0.0)
         self.failure: EngineFailed | None = None
+        self._stats: EngineStats | None = None
+        self._stats_waiter: asyncio.Future[EngineStats | None] | None = None
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
         self._routes: dict[str, tuple[RequestHandle, int]] = {}
@@ -185,6 +214,8 @@ class EngineLink:
         self.status = EngineStatus.DOWN
         asyncio.get_running_loop().remove_reader(socket.fileno())
         socket.close()
+        self._stats = None
+        self._end_stats_wait()
         self.fail_all(error)
         self._on_change()
 
@@ -199,7 +230,11 @@ class EngineLink:
             handle.fail(error)
 
     def submit(self, request_id: str, prompts: list[list[int]], params: SamplingParams) -> RequestHandle:
-        """Send one request per prompt. Raises ServerUnavailableError while no engine is ready."""
+        """Send one request per prompt.
+
+        Raises ServerUnavailableError while no engine is ready, InvalidRequestError beyond the limits.
+        """
+        self._limits.check_prompts(prompts)
         if self.status is not EngineStatus.READY:
             raise ServerUnavailableError(f"the engine is {self.status.value}; try again soon")
         request_ids = [f"{request_id}-{i}" for i in range(len(prompts))]
@@ -207,7 +242,21 @@ class EngineLink:
         for i, (prompt_id, prompt) in enumerate(zip(request_ids, prompts, strict=True)):
             self._routes[prompt_id] = (handle, i * params.n)
             self.send(AddRequest(prompt_id, prompt, params))
+        if self._limits.request_timeout_s is not None:
+            handle.limit_time(self._limits.request_timeout_s)
         return handle
+
+    async def ask_stats(self, within_s: float) -> EngineStats | None:
+        """What the engine says of itself; its last word where it is busy for longer, None while there is none."""
+        if self.status is not EngineStatus.READY:
+            return None
+        if self._stats_waiter is None:
+            self._stats_waiter = asyncio.get_running_loop().create_future()
+            self.send(StatsRequest())
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._stats_waiter), within_s)
+        except TimeoutError:
+            return self._stats
 
     def forget(self, request_ids: list[str], *, is_finished: bool) -> None:
         """A handle's side: drop its routes, and end in the engine what has not finished."""
@@ -221,6 +270,11 @@ class EngineLink:
             self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
             if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 asyncio.get_running_loop().call_soon(self._drain)
+
+    def _end_stats_wait(self) -> None:
+        waiter, self._stats_waiter = self._stats_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(self._stats)
 
     def _on_change(self) -> None:
         for listener in self.listeners:
@@ -248,6 +302,9 @@ class EngineLink:
                 self._deliver(message)
             case RequestRejected():
                 self._reject(message)
+            case EngineStats():
+                self._stats = message
+                self._end_stats_wait()
             case EngineLoading():
                 self.progress = message
                 self._on_change()

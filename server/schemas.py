@@ -146,7 +146,7 @@ class CompletionRequest(GenerationRequest):
         """The engine's parameters. Raises InvalidRequestError for what cannot be honoured."""
         self.check_fields()
         if self.best_of is not None and self.best_of != (self.n or 1):
-            raise InvalidRequestError(f"best_of must equal n, not {self.best_of}", param="best_of")
+            raise InvalidRequestError("best_of must equal n", param="best_of")
         if self.prompt_logprobs is not None and self.stream:
             message = "prompt_logprobs is not available in a stream; use echo with logprobs"
             raise InvalidRequestError(message, param="prompt_logprobs")

@@ -17,13 +17,16 @@ from remuda.engine.checkpoint.find import CheckpointLocation, find_checkpoint
 from remuda.engine.config import EngineConfig
 from remuda.engine.errors import CheckpointError, ConfigError, EngineDeadError
 from remuda.engine.tokenizer import check_tokenizer_fits, load_tokenizer
+from remuda.server.access_log import log_access
 from remuda.server.app import create_app
 from remuda.server.engine_process import EngineSupervisor
 from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.loading_display import LoadingDisplay, ready_line
 from remuda.server.options import ServeOptions
-from remuda.server.protocol import StallGuardProtocol
+from remuda.server.prepare import prepare_process
+from remuda.server.protocol import KEEP_ALIVE_S, bounded_protocol
 from remuda.server.state import ServerState
+from remuda.server.tls import ServerLoop
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +42,9 @@ def run_server(options: ServeOptions, config: EngineConfig) -> int:
     """Serve until a signal; returns the exit code. Raises ConfigError or CheckpointError before that."""
     listener = bind(options.host, options.port)
     with listener:
-        _configure_logging(options.log_level)
+        prepare_process(options)
         location = find_checkpoint(config.model)
-        return uvloop.run(_Server(options, config, location, listener).run())
+        return uvloop.run(_Server(options, config, location, listener).run(), loop_factory=ServerLoop)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -86,7 +89,7 @@ class _Server:
         self._options = options
         self._listener = listener
         self._exit_code = EXIT_OK
-        self._link = EngineLink()
+        self._link = EngineLink(options.limits)
         tokenizer = load_tokenizer(location, config.tokenizer)
         template = None
         if tokenizer.chat_template is not None:
@@ -97,11 +100,15 @@ class _Server:
             template,
             options.served_model_names or (location.name,),
             options.max_body_bytes,
+            record_sinks=[log_access] if options.has_access_log else [],
         )
+        tls = options.tls
         self._http = _HttpServer(
             uvicorn.Config(
-                create_app(self._state),
-                http=StallGuardProtocol,
+                create_app(self._state, options.access),
+                http=bounded_protocol(options.max_connections, self._state.metrics.count_refusal),
+                ssl_context_factory=None if tls is None else lambda config, default: tls.context(),
+                timeout_keep_alive=KEEP_ALIVE_S,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -122,7 +129,11 @@ class _Server:
             loop.add_signal_handler(number, self._on_signal)
         self._link.listeners.append(self._on_link_change)
         supervisor = EngineSupervisor(
-            self._config, self._link, self._on_give_up, log_level=self._options.log_level
+            self._config,
+            self._link,
+            self._on_give_up,
+            log_level=self._options.log_level,
+            log_format=self._options.log_format,
         )
         try:
             with self._display:
@@ -133,13 +144,22 @@ class _Server:
             self._link.close()
         return self._exit_code
 
+    def _say(self, line: str) -> None:
+        """Tell the user; where the log is JSON, in the log, so that each line of stderr is JSON."""
+        if self._options.log_format == "json":
+            logger.warning("%s", line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def _on_link_change(self) -> None:
         if self._link.status is EngineStatus.LOADING:
-            self._display.update(self._link.progress)
+            if self._options.log_format == "text":
+                self._display.update(self._link.progress)
         elif self._link.status is EngineStatus.READY and self._link.info is not None:
             self._display.close()
             self._num_ready += 1
             if self._num_ready > 1:
+                self._state.metrics.engine_restarts.inc()
                 logger.warning("the engine is back")
                 return
             try:
@@ -148,8 +168,9 @@ class _Server:
                 self._end(str(error), EXIT_USAGE)
                 return
             host, port = self._listener.getsockname()[:2]
-            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            print(ready_line(self._link.info, url), file=sys.stderr, flush=True)
+            scheme = "http" if self._options.tls is None else "https"
+            url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+            self._say(ready_line(self._link.info, url))
 
     def _on_signal(self) -> None:
         loop = asyncio.get_running_loop()
@@ -168,18 +189,10 @@ class _Server:
 
     def _end(self, reason: str, exit_code: int) -> None:
         self._display.close()
-        print(f"remuda: {reason}", file=sys.stderr, flush=True)
+        self._say(f"remuda: {reason}")
         self._exit_code = exit_code
         self._state.is_draining = True
         self._http.should_exit = True
 
     def _fail_requests(self) -> None:
         self._link.fail_all(EngineDeadError("the server is shutting down"))
-
-
-def _configure_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    # Its notes at level info tell nothing that the ready line does not.
-    logging.getLogger("uvicorn").setLevel(max(logging.getLogger().level, logging.WARNING))

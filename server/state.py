@@ -1,6 +1,7 @@
 """What the routes of one API worker share."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from remuda.engine.chat_template import ChatTemplate
@@ -8,14 +9,19 @@ from remuda.engine.config import EngineInfo
 from remuda.engine.errors import InvalidRequestError
 from remuda.server.errors import ApiError, ServerUnavailableError
 from remuda.server.link import EngineLink, EngineStatus
+from remuda.server.metrics import ServerMetrics
 from remuda.server.prompts import AnyTokenizer
+from remuda.server.request_record import RequestRecord
 
 DEFAULT_MAX_BODY_BYTES = 8 * 2**20
 
 
 @dataclass
 class ServerState:
-    """model_names: what requests may call the model; the first is its own name. created: unix seconds."""
+    """model_names: what requests may call the model; the first is its own name. created: unix seconds.
+
+    record_sinks: called with the record of each request that has ended, besides `metrics`.
+    """
 
     link: EngineLink
     tokenizer: AnyTokenizer
@@ -23,6 +29,8 @@ class ServerState:
     model_names: tuple[str, ...]
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     is_draining: bool = False
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
+    record_sinks: list[Callable[[RequestRecord], None]] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
