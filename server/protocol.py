@@ -29,6 +29,10 @@ KEEP_ALIVE_S: Final = 12
 MAX_URL_BYTES: Final = 8 * 1024
 MAX_HEADERS: Final = 100
 MAX_HEAD_BYTES: Final = 32 * 1024
+# A body may come in so many pieces; in more, if they have this many bytes on average. Each costs as much as a
+# large one.
+MAX_SMALL_PIECES: Final = 4096
+MIN_PIECE_BYTES: Final = 16
 
 logger = logging.getLogger("remuda.access")
 
@@ -51,6 +55,8 @@ class StallGuardProtocol(PlainHttpProtocol):
     _is_in_body = False
     _num_headers = 0
     _num_head_bytes = 0
+    _num_pieces = 0
+    _num_body_bytes = 0
     # Bytes since the parser last had something for us: it holds on to a header until its end.
     _num_unparsed = 0
     _refusal: tuple[int, str] | None = None
@@ -84,7 +90,7 @@ class StallGuardProtocol(PlainHttpProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins, perhaps in the bytes that ended the last one."""
-        self._num_headers = self._num_head_bytes = 0
+        self._num_headers = self._num_head_bytes = self._num_pieces = self._num_body_bytes = 0
         if self._arrival_timer is None:
             self._num_unparsed = 1
             self._expect(HEAD_TIMEOUT_S, HEAD_TIMEOUT_S)
@@ -119,6 +125,10 @@ class StallGuardProtocol(PlainHttpProtocol):
         """A piece of the body."""
         self._num_unparsed = 0
         self._next_by = self.loop.time() + BODY_STALL_S
+        self._num_pieces += 1
+        self._num_body_bytes += len(body)
+        if self._num_pieces > MAX_SMALL_PIECES and self._num_body_bytes < MIN_PIECE_BYTES * self._num_pieces:
+            self._give_up(413, f"the body comes in more than {MAX_SMALL_PIECES} pieces, most of them tiny")
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -214,6 +224,7 @@ def _answer(status: int, message: str, request_id: str) -> bytes:
 
 _CODES: Final = {
     408: "request_timeout",
+    413: "body_too_large",
     414: "url_too_long",
     431: "headers_too_large",
     503: "too_many_connections",
