@@ -1,20 +1,17 @@
 """The access log: one line for each request that has ended, by the logger `remuda.access`."""
 
 import logging
-from typing import Any, Final
+from typing import Any
 
 from remuda.engine.log_format import FIELDS
-from remuda.server.request_record import RequestRecord
+from remuda.server.request_record import PROBES, RequestRecord
 
 logger = logging.getLogger("remuda.access")
-
-# Asked every few seconds by whatever watches the server: worth a line only where it goes wrong.
-_PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 
 
 def log_access(record: RequestRecord) -> None:
     """Log one request."""
-    level = logging.DEBUG if record.route in _PROBES and record.status < 400 else logging.INFO
+    level = logging.DEBUG if record.route in PROBES and record.status < 400 else logging.INFO
     if logger.isEnabledFor(level):
         logger.log(level, "%s %s %d", record.method, record.path, record.status, extra={FIELDS: _fields(record)})
 

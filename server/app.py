@@ -18,7 +18,7 @@ from remuda.server.state import ServerState
 def create_app(state: ServerState, policy: AccessPolicy | None = None) -> ASGIApp:
     """The ASGI application over `state`, for those whom `policy` lets in; without one, for everybody."""
     app = with_access(BodyLimit(create_api(state), state.max_body_bytes), policy or AccessPolicy())
-    return Recorder(app, [state.metrics.observe, *state.record_sinks])
+    return Recorder(app, state.record)
 
 
 def create_api(state: ServerState) -> FastAPI:

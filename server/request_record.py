@@ -23,6 +23,9 @@ from remuda.server.token_meter import TokenMeter
 RECORD: Final = "remuda.record"
 SERVER_SEND: Final = "remuda.send"
 
+# Routes asked every few seconds by whatever watches the server: no line of a log, no span.
+PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
+
 # What nginx logs where the client left before the answer.
 _CLIENT_LEFT: Final = 499
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -94,11 +97,11 @@ def new_request_id() -> str:
 
 
 class Recorder:
-    """Gives each request a record and its answer `x-request-id`; at the end each of `sinks` gets the record."""
+    """Gives each request a record and its answer `x-request-id`; at the end `sink` gets the record."""
 
-    def __init__(self, app: ASGIApp, sinks: Sequence[Callable[[RequestRecord], None]]) -> None:
+    def __init__(self, app: ASGIApp, sink: Callable[[RequestRecord], None]) -> None:
         self._app = app
-        self._sinks = sinks
+        self._sink = sink
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -119,8 +122,7 @@ class Recorder:
         finally:
             record.ended = time.monotonic()
             record.route = _route(scope)
-            for sink in self._sinks:
-                sink(record)
+            self._sink(record)
 
 
 def _route(scope: Scope) -> str:

@@ -27,6 +27,7 @@ from remuda.server.prepare import prepare_process
 from remuda.server.protocol import KEEP_ALIVE_S, bounded_protocol
 from remuda.server.state import ServerState
 from remuda.server.tls import ServerLoop
+from remuda.server.tracing import start_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +103,10 @@ class _Server:
             options.max_body_bytes,
             record_sinks=[log_access] if options.has_access_log else [],
         )
+        self._tracing = None
+        if options.otlp_endpoint is not None:
+            self._tracing = start_tracing(options.otlp_endpoint, self._state.model_names[0])
+            self._state.record_sinks.append(self._tracing.observe)
         tls = options.tls
         self._http = _HttpServer(
             uvicorn.Config(
@@ -142,6 +147,8 @@ class _Server:
         finally:
             await supervisor.stop()
             self._link.close()
+            if self._tracing is not None:
+                self._tracing.close()
         return self._exit_code
 
     def _say(self, line: str) -> None:

@@ -50,6 +50,12 @@ class ServerState:
             raise ServerUnavailableError(f"the server is not ready ({self.status}); try again soon")
         return info
 
+    def record(self, record: RequestRecord) -> None:
+        """Count a request that has ended, and tell whoever else wants to know."""
+        self.metrics.observe(record)
+        for sink in self.record_sinks:
+            sink(record)
+
     def check_model(self, name: str) -> None:
         """Raise ApiError (404) where the model is not served under this name."""
         if name not in self.model_names:
