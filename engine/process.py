@@ -200,12 +200,19 @@ def main() -> int:
         socket.linger = 1000
         socket.set_hwm(0)
         socket.bind(order.address)
+        _close_to_others(order.address)
         server = EngineServer(socket, sys.stdin.fileno())
         if not server.load(order.config):
             server.linger()
             return 1
         server.serve()
     return 0
+
+
+def _close_to_others(address: str) -> None:
+    """Let no other user speak to a Unix socket, whatever the umask is; others are for tests."""
+    if address.startswith("ipc://"):
+        os.chmod(address.removeprefix("ipc://"), 0o600)
 
 
 def _read_line(fd: int) -> bytes:
