@@ -4,6 +4,7 @@ The engine must not have seen any of them, and the next good request works.
 """
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from remuda.engine.chat_template import ChatTemplate
 from remuda.server.request_limits import RequestLimits
 from tests.server.fake_info import VOCAB_SIZE
 from tests.server.fakes import AppServer, FakeEngine, byte_tokenizer, eventually, says
@@ -260,6 +262,54 @@ def test_hostile_15_a_bug_tells_nothing(
 )
 def test_hostile_16_no_template_from_a_request(refused: Any, fields: dict[str, Any]) -> None:
     assert refused("/v1/chat/completions", {**CHAT, **fields})["param"].startswith(next(iter(fields)))
+
+
+def test_hostile_16_rendering_holds_nobody_up(
+    server: AppServer, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a template works on one conversation, others are answered."""
+    may_end, has_begun = threading.Event(), threading.Event()
+
+    def render(*args: object, **kwargs: object) -> str:
+        has_begun.set()
+        assert may_end.wait(10)
+        return "<bos>x"
+
+    monkeypatch.setattr(ChatTemplate, "render", render)
+    answers = []
+    url = f"{server.url}/v1/chat/completions"
+    asking = threading.Thread(target=lambda: answers.append(httpx2.post(url, json=CHAT)))
+    asking.start()
+    assert has_begun.wait(10)
+    assert http.post("/v1/completions", json=COMPLETION).status_code == 200
+    may_end.set()
+    asking.join()
+    assert [answer.status_code for answer in answers] == [200]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{{ i * j }}{% endfor %}{% endfor %}",
+        "{% set ns = namespace(x='a') %}{% for i in range(99999) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{{ 'x' * 10 ** 10 }}",
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{{ messages.append(1) }}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_hostile_17_a_template_in_a_models_files(engine: FakeEngine, template: str) -> None:
+    running = AppServer(engine, byte_tokenizer(template=template))
+    try:
+        with httpx2.Client(base_url=running.url, timeout=30) as http:
+            for stream in (False, True):
+                answer = http.post("/v1/chat/completions", json={**CHAT, "stream": stream})
+                assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")
+            assert engine.requests == []
+            assert http.post("/v1/completions", json=COMPLETION).status_code == 200
+    finally:
+        running.stop()
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
