@@ -111,6 +111,7 @@ class SafetyFlags:
             if self.ssl_keyfile is not None:
                 raise ConfigError("--ssl-keyfile needs --ssl-certfile")
             return None
-        files = TlsFiles(self.ssl_certfile, self.ssl_keyfile, password)
+        keyfile = None if self.ssl_keyfile is None else str(self.ssl_keyfile)
+        files = TlsFiles(str(self.ssl_certfile), keyfile, password)
         files.context()
         return files

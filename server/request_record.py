@@ -29,6 +29,8 @@ PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 # What nginx logs where the client left before the answer.
 _CLIENT_LEFT: Final = 499
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# The address may be what a proxy's header says, and that anything.
+_ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]{1,45}")
 _MAX_PATH_CHARS: Final = 200
 
 
@@ -66,7 +68,7 @@ class RequestRecord:
             given if _GIVEN_ID.fullmatch(given) else new_request_id(),
             scope["method"],
             raw_path.decode("ascii", "backslashreplace")[:_MAX_PATH_CHARS],
-            client[0] if client else "",
+            client[0] if client and _ADDRESS.fullmatch(client[0]) else "",
             headers.get("traceparent"),
         )
 

@@ -17,21 +17,17 @@ from remuda.engine.checkpoint.find import CheckpointLocation, find_checkpoint
 from remuda.engine.config import EngineConfig
 from remuda.engine.errors import CheckpointError, ConfigError, EngineDeadError
 from remuda.engine.tokenizer import check_tokenizer_fits, load_tokenizer
-from remuda.server.access_log import log_access
-from remuda.server.app import create_app
 from remuda.server.engine_process import EngineSupervisor
+from remuda.server.http_config import BACKLOG, http_config, watch_requests
 from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.loading_display import LoadingDisplay, ready_line
 from remuda.server.options import ServeOptions
 from remuda.server.prepare import prepare_process
-from remuda.server.protocol import KEEP_ALIVE_S, bounded_protocol
 from remuda.server.state import ServerState
 from remuda.server.tls import ServerLoop
-from remuda.server.tracing import start_tracing
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG: Final = 2048
 # After the grace, streams get their error event; this long they may take to send it.
 _CLOSING_S: Final = 2.0
 # Failures at the start that the user can put right.
@@ -61,7 +57,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         # Two listeners may bind one port before either listens; the second learns of it here.
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
@@ -101,28 +97,9 @@ class _Server:
             template,
             options.served_model_names or (location.name,),
             options.max_body_bytes,
-            record_sinks=[log_access] if options.has_access_log else [],
         )
-        self._tracing = None
-        if options.otlp_endpoint is not None:
-            self._tracing = start_tracing(options.otlp_endpoint, self._state.model_names[0])
-            self._state.record_sinks.append(self._tracing.observe)
-        tls = options.tls
-        self._http = _HttpServer(
-            uvicorn.Config(
-                create_app(self._state, options.access),
-                http=bounded_protocol(options.max_connections, self._state.metrics.count_refusal),
-                ssl_context_factory=None if tls is None else lambda config, default: tls.context(),
-                timeout_keep_alive=KEEP_ALIVE_S,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                backlog=_BACKLOG,
-                timeout_graceful_shutdown=round(options.grace_s + _CLOSING_S),
-            )
-        )
+        self._tracing = watch_requests(self._state, options)
+        self._http = _HttpServer(http_config(self._state, options, closing_s=round(options.grace_s + _CLOSING_S)))
         self._config = config
         self._display = LoadingDisplay(sys.stderr)
         self._num_ready = 0

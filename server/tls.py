@@ -2,7 +2,6 @@
 
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import uvloop
@@ -17,8 +16,8 @@ _HANDSHAKE_TIMEOUT_S: Final = 10.0
 class TlsFiles:
     """A certificate chain and its key, in PEM; without `keyfile` the key is in `certfile`."""
 
-    certfile: Path
-    keyfile: Path | None = None
+    certfile: str
+    keyfile: str | None = None
     password: str | None = field(default=None, repr=False)
 
     def context(self) -> ssl.SSLContext:
@@ -29,7 +28,7 @@ class TlsFiles:
             # A callback, or OpenSSL would ask the terminal for the password of an encrypted key.
             context.load_cert_chain(self.certfile, self.keyfile, lambda: self.password or "")
         except (OSError, ValueError) as error:
-            files = " and ".join(str(file) for file in (self.certfile, self.keyfile) if file is not None)
+            files = " and ".join(file for file in (self.certfile, self.keyfile) if file is not None)
             raise ConfigError(f"cannot use {files} for TLS: {error}") from error
         return context
 

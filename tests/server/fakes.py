@@ -34,9 +34,9 @@ from remuda.engine.wire import (
 )
 from remuda.server.access import AccessPolicy
 from remuda.server.access_log import log_access
-from remuda.server.app import create_app
+from remuda.server.http_config import http_config
 from remuda.server.link import EngineLink, EngineStatus
-from remuda.server.protocol import KEEP_ALIVE_S, bounded_protocol
+from remuda.server.options import DEFAULT_MAX_CONNECTIONS, ServeOptions
 from remuda.server.request_limits import RequestLimits
 from remuda.server.request_record import RequestRecord
 from remuda.server.serve import bind
@@ -221,7 +221,7 @@ class AppServer:
         *,
         policy: AccessPolicy | None = None,
         limits: RequestLimits | None = None,
-        max_connections: int | None = None,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
     ) -> None:
         self.engine = engine
         self._policy = policy
@@ -252,16 +252,8 @@ class AppServer:
         self.link.connect(self.engine.address)
         while self.engine.status is not None and self.link.status is EngineStatus.LOADING:
             await asyncio.sleep(0.005)
-        config = uvicorn.Config(
-            create_app(self.state, self._policy),
-            http=bounded_protocol(self._max_connections, self.state.metrics.count_refusal),
-            timeout_keep_alive=KEEP_ALIVE_S,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=5,
-        )
+        options = ServeOptions(access=self._policy or AccessPolicy(), max_connections=self._max_connections)
+        config = http_config(self.state, options, closing_s=5)
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None
         self._up.set()

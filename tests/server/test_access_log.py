@@ -91,6 +91,16 @@ def test_no_path_breaks_a_line(server: AppServer, lines: Any, path: str) -> None
     assert len(line) < 1000
 
 
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [("192.0.2.7", "192.0.2.7"), ("2001:db8::1", "2001:db8::1"), ("x status=200", ""), ("<b>", "")],
+)
+def test_the_client_behind_a_proxy(http: httpx2.Client, lines: Any, forwarded: str, client: str) -> None:
+    http.get("/v1/models", headers={"x-forwarded-for": forwarded})
+    assert eventually(lambda: len(lines()) == 1)
+    assert getattr(lines()[0], FIELDS)["client"] == client
+
+
 def test_json_holds_an_exception() -> None:
     try:
         raise ValueError("odd\nvalue")

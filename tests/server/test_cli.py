@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from remuda.engine.config import EngineConfig
@@ -160,12 +161,14 @@ def test_every_flag_of_safety_arrives(
             allowed_hosts=("a.org", "*.b.org"),
         ),
         limits=RequestLimits(request_timeout_s=None, max_prompt_tokens=8),
-        tls=TlsFiles(TLS / "cert.pem", TLS / "key-encrypted.pem", "correct-horse"),
+        tls=TlsFiles(f"{TLS}/cert.pem", f"{TLS}/key-encrypted.pem", "correct-horse"),
         max_connections=7,
         log_format="json",
         has_access_log=False,
         otlp_endpoint="http://localhost:4318/v1/traces",
     )
+    # They travel to other processes as they are.
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(options), type=ServeOptions) == options
     # Neither stands where child processes would inherit it, or a log would show it.
     assert not {"REMUDA_API_KEYS", "REMUDA_SSL_KEYFILE_PASSWORD"} & set(os.environ)
     assert not any(secret in repr(options) for secret in ("'one'", "five", "correct-horse"))

@@ -205,7 +205,7 @@ def test_hostile_12_refused_with_its_body_missing(server: AppServer) -> None:
 
 
 def test_hostile_12_idle_between_requests(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.server.fakes.KEEP_ALIVE_S", 0)
+    monkeypatch.setattr("remuda.server.http_config.KEEP_ALIVE_S", 0)
     impatient = AppServer(engine)
     try:
         with impatient.raw() as connection:

@@ -8,19 +8,19 @@ import pytest
 from remuda.engine.errors import ConfigError
 from remuda.server.tls import TlsFiles
 
-TLS = Path(__file__).parents[1] / "data" / "tls"
+TLS = str(Path(__file__).parents[1] / "data" / "tls") + "/"
 
 
 @pytest.mark.parametrize(("keyfile", "password"), [("key.pem", None), ("key-encrypted.pem", "correct-horse")])
 def test_files_that_serve(keyfile: str, password: str | None) -> None:
-    context = TlsFiles(TLS / "cert.pem", TLS / keyfile, password).context()
+    context = TlsFiles(TLS + "cert.pem", TLS + keyfile, password).context()
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
 def test_one_file_for_both(tmp_path: Path) -> None:
     both = tmp_path / "both.pem"
-    both.write_bytes((TLS / "key.pem").read_bytes() + (TLS / "cert.pem").read_bytes())
-    assert TlsFiles(both).context().cert_store_stats() is not None
+    both.write_bytes(b"".join(Path(TLS + name).read_bytes() for name in ("key.pem", "cert.pem")))
+    assert TlsFiles(str(both)).context().cert_store_stats() is not None
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_one_file_for_both(tmp_path: Path) -> None:
     ],
 )
 def test_files_that_do_not(certfile: str, keyfile: str | None, password: str | None) -> None:
-    files = TlsFiles(TLS / certfile, keyfile and TLS / keyfile, password)
+    files = TlsFiles(TLS + certfile, keyfile and TLS + keyfile, password)
     with pytest.raises(ConfigError, match=r"cannot use .*pem.* for TLS") as caught:
         files.context()
     assert "wrong" not in str(caught.value)
