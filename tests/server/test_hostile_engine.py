@@ -24,6 +24,8 @@ CANARY = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 16, "seed
 ENDLESS = {"model": "demo", "prompt": "Once", "max_tokens": 10_000_000, "ignore_eos": True}
 # The promise is a second; a machine that is busy with other things gets more.
 BACK_WITHIN_S = 5
+# Until the buffers are full, and then the timeout of a stalled reader.
+STALLED_WITHIN_S = 60
 NUM_SLOTS = 4
 
 
@@ -151,6 +153,22 @@ def test_hostile_23_slots_of_choices_that_end_apart(demo: ServerProcess, http: h
     with start(demo, {**ENDLESS, "n": 4, "stop": ["a"], "stream": True, "temperature": 2}) as connection:
         connection.recv(1)
     assert eventually(lambda: in_use(http) == (0, 0), BACK_WITHIN_S)
+
+
+def test_hostile_22_a_slow_reader(demo: ServerProcess, http: httpx2.Client) -> None:
+    """It reads nothing of four endless streams, with logprobs to make them fat; its slots come back anyway."""
+    process = psutil.Process(demo.process.pid)
+    before = process.memory_info().rss
+    body = {**ENDLESS, "n": 4, "stream": True, "logprobs": 20}
+    host, _, port = demo.url.partition("://")[2].rpartition(":")
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        data = json.dumps(body).encode()
+        connection.sendall(request("POST", "/v1/completions", "content-type: application/json", body=data))
+        assert eventually(lambda: in_use(http) == (4, 0), BACK_WITHIN_S)
+        assert eventually(lambda: in_use(http) == (0, 0), STALLED_WITHIN_S)
+        assert process.memory_info().rss - before < 50 * 2**20
 
 
 def test_hostile_18_the_engines_socket_is_its_owners(demo: ServerProcess) -> None:

@@ -312,6 +312,21 @@ def test_hostile_17_a_template_in_a_models_files(engine: FakeEngine, template: s
         running.stop()
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}},
+        {"response_format": {"type": "nonsense"}},
+        {"guided_regex": "(" * 1000},
+        {"guided_grammar": "root ::= root root"},
+        {"structured_outputs": {"regex": "(a+)+" * 1000 + "["}},
+    ],
+    ids=shortly,
+)
+def test_hostile_19_bad_grammars(refused: Any, fields: dict[str, Any]) -> None:
+    refused("/v1/chat/completions", {**CHAT, **fields})
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_hostile_20_nothing_is_cached_between_requests(http: httpx2.Client, engine: FakeEngine, path: str) -> None:
     """There is no cache that a tenant could poison or time: each prompt is read whole, and usage says so."""
