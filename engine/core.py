@@ -177,7 +177,7 @@ class EngineCore:
             return self._fail_unhealthy(sequence, 0)
         self._scheduler.finish(sequence)
         output = SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="length")
-        self._attach_prompt_logprobs(output, chunk.request)
+        self._attach_first(output, chunk.request)
         return output
 
     def _accept(self, sequence: Sequence, token: int, logprobs: TokenLogprobs | None) -> SequenceOutput:
@@ -195,7 +195,7 @@ class EngineCore:
             stop_token=stop_token,
         )
         if sequence.num_tokens == 1:
-            self._attach_prompt_logprobs(output, request)
+            self._attach_first(output, request)
         if reason is not None:
             self._scheduler.finish(sequence)
         return output
@@ -214,6 +214,9 @@ class EngineCore:
         return ("length", None) if sequence.num_tokens >= sequence.request.params.max_tokens else (None, None)
 
     @staticmethod
-    def _attach_prompt_logprobs(output: SequenceOutput, request: Request) -> None:
+    def _attach_first(output: SequenceOutput, request: Request) -> None:
+        """What comes once, with the first output of sequence 0."""
+        if output.index == 0:
+            output.queued_s = request.queued_s
         if request.params.prompt_logprobs is not None and output.index == 0:
             output.prompt_logprobs, request.prompt_logprobs = request.prompt_logprobs, []

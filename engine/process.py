@@ -12,11 +12,13 @@ import sys
 from collections import defaultdict
 
 import msgspec
+import psutil
 import zmq
 
 from remuda.engine.config import EngineConfig
 from remuda.engine.core import EngineCore
 from remuda.engine.errors import EngineDeadError, InvalidRequestError, RemudaError
+from remuda.engine.log_format import LogFormat, configure_logging
 from remuda.engine.wire import (
     HELLO,
     AbortRequest,
@@ -43,6 +45,7 @@ class LaunchOrder(msgspec.Struct, frozen=True):
     address: str
     config: EngineConfig
     log_level: str = "warning"
+    log_format: LogFormat = "text"
 
 
 class EngineServer:
@@ -58,6 +61,8 @@ class EngineServer:
         self._decoder = msgspec.msgpack.Decoder(ToEngine)
         self._workers: set[bytes] = set()
         self._owners: dict[str, bytes] = {}
+        self._memory = psutil.Process()
+        self._num_steps = self._num_prompt_tokens = self._num_output_tokens = self._num_aborts = 0
         self._core: EngineCore | None = None
         self._status: FromEngine = EngineLoading("starting", 0.0)
 
@@ -141,17 +146,30 @@ class EngineServer:
             self._send(worker, RequestRejected(request.request_id, kind, str(error), param))
         else:
             self._owners[request.request_id] = worker
+            self._num_prompt_tokens += len(request.prompt)
 
     def _abort(self, request: AbortRequest) -> None:
         # While the engine loads there is nothing to end: such an abort was meant for the engine before.
         if self._core is not None:
+            self._num_aborts += self._core.holds(request.request_id)
             self._core.abort(request.request_id, request.index)
             self._forget_ended(request.request_id)
 
     def _send_stats(self, worker: bytes) -> None:
         core = self._core
-        if core is not None:
-            self._send(worker, EngineStats(core.num_running, core.num_waiting, core.num_free_slots))
+        if core is None:
+            return
+        stats = EngineStats(
+            num_running=core.num_running,
+            num_waiting=core.num_waiting,
+            num_free_slots=core.num_free_slots,
+            num_steps=self._num_steps,
+            num_prompt_tokens=self._num_prompt_tokens,
+            num_output_tokens=self._num_output_tokens,
+            num_aborts=self._num_aborts,
+            resident_bytes=self._memory.memory_info().rss,
+        )
+        self._send(worker, stats)
 
     def _forget_worker(self, worker: bytes) -> None:
         self._workers.discard(worker)
@@ -162,8 +180,12 @@ class EngineServer:
         core = self._core
         assert core is not None
         by_worker: dict[bytes, list[SequenceOutput]] = defaultdict(list)
+        num_tokens = 0
         for output in outputs:
             by_worker[self._owners[output.request_id]].append(output)
+            num_tokens += len(output.token_ids)
+        self._num_steps += 1
+        self._num_output_tokens += num_tokens
         for worker, its_outputs in by_worker.items():
             gauges = (core.num_running, core.num_waiting, core.num_free_slots)
             self._send(worker, StepOutputs(its_outputs, *gauges))
@@ -186,17 +208,24 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     order = msgspec.json.decode(_read_line(sys.stdin.fileno()), type=LaunchOrder)
-    logging.basicConfig(level=order.log_level.upper(), format="%(asctime)s %(levelname)s engine: %(message)s")
+    configure_logging(order.log_level, order.log_format)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.linger = 1000
         socket.set_hwm(0)
         socket.bind(order.address)
+        _close_to_others(order.address)
         server = EngineServer(socket, sys.stdin.fileno())
         if not server.load(order.config):
             server.linger()
             return 1
         server.serve()
     return 0
+
+
+def _close_to_others(address: str) -> None:
+    """Let no other user speak to a Unix socket, whatever the umask is; others are for tests."""
+    if address.startswith("ipc://"):
+        os.chmod(address.removeprefix("ipc://"), 0o600)
 
 
 def _read_line(fd: int) -> bytes:

@@ -125,8 +125,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         for name in ("logit_bias", "stop_token_ids"):
             for token in getattr(self, name):
                 if not 0 <= token < vocab_size:
+                    shown = _shown(token)
                     raise InvalidRequestError(
-                        f"{name}: token id {token} is outside the vocabulary [0, {vocab_size})", param=name
+                        f"{name}: token id {shown} is outside the vocabulary [0, {vocab_size})", param=name
                     )
 
 
@@ -166,8 +167,12 @@ def _check_float(name: str, value: float, low: float, high: float, *, low_open: 
 
 def _check_int(name: str, value: int, low: int, high: int) -> None:
     if not low <= value <= high:
-        shown = str(value) if abs(value) <= INT64_MAX else "a larger number"
-        raise InvalidRequestError(f"{name} must be in [{low}, {high}], not {shown}", param=name)
+        raise InvalidRequestError(f"{name} must be in [{low}, {high}], not {_shown(value)}", param=name)
+
+
+def _shown(value: int) -> str:
+    """A number for a message: thousands of digits would be no help."""
+    return str(value) if abs(value) <= INT64_MAX else "a larger number"
 
 
 def _check_count(name: str, count: int, limit: int) -> None:

@@ -1,5 +1,6 @@
 """Decides what one step computes, and who holds a slot. Touches no tensor but through the pool's counters."""
 
+import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -114,6 +115,7 @@ class Scheduler:
             if len(request.sequences) > self._pool.num_free:
                 break
             self._waiting.remove(request.request_id)
+            request.queued_s = time.monotonic() - request.created_at
             for sequence in request.sequences:
                 sequence.slot = self._pool.allocate()
             self._prefilling[request.request_id] = request

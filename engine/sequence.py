@@ -1,5 +1,6 @@
 """A request and its sequences while the engine holds them. Bookkeeping only: no decisions, no tensors of state."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -68,7 +69,7 @@ class Request:
     """A prompt, read once into the slot of sequence 0, and `params.n` sequences that continue it.
 
     num_computed: prompt tokens that are read, or will be by a step under way. num_live: sequences that
-    have not ended. stop_ids: the ids that end a sequence.
+    have not ended. stop_ids: the ids that end a sequence. queued_s: how long it waited for its slots.
     """
 
     request_id: str
@@ -81,6 +82,8 @@ class Request:
     # False once logits of the prompt were not finite.
     is_healthy: bool = True
     sequences: list[Sequence] = field(default_factory=list)
+    created_at: float = field(default_factory=time.monotonic)
+    queued_s: float = 0.0
     # One entry per prompt token read so far, where the request asks for them.
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
 

@@ -56,7 +56,7 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
 
     `stop_token` is the id that ended it (it is then the last of `token_ids`). `prompt_logprobs` comes
     once, with sequence 0: one entry per prompt token, None for the first, in the first output after
-    the prompt was read.
+    the prompt was read. `queued_s` comes with it: seconds that the request waited for a slot.
     """
 
     request_id: str
@@ -67,6 +67,7 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     error: str | None = None
+    queued_s: float | None = None
 
 
 class StepOutputs(msgspec.Struct, tag="step"):
@@ -108,11 +109,16 @@ class EngineFailed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class EngineStats(msgspec.Struct, frozen=True, tag="stats"):
-    """The engine process now."""
+    """The engine process now. Counts are since its start; `resident_bytes` is its memory on the host."""
 
     num_running: int
     num_waiting: int
     num_free_slots: int
+    num_steps: int
+    num_prompt_tokens: int
+    num_output_tokens: int
+    num_aborts: int
+    resident_bytes: int
 
 
 FromEngine = StepOutputs | RequestRejected | EngineLoading | EngineReady | EngineFailed | EngineStats

@@ -3,24 +3,35 @@
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from remuda.server.access import AccessPolicy, with_access
 from remuda.server.errors import install_handlers
-from remuda.server.limits import BodyLimit, RequestId
+from remuda.server.limits import BodyLimit
+from remuda.server.request_record import Recorder
 from remuda.server.routes_chat import chat_routes
 from remuda.server.routes_completions import completion_routes
 from remuda.server.routes_health import health_routes
+from remuda.server.routes_metrics import metrics_routes
 from remuda.server.routes_models import model_routes
 from remuda.server.state import ServerState
 
 
-def create_app(state: ServerState) -> ASGIApp:
-    """The ASGI application over `state`."""
-    return RequestId(BodyLimit(create_api(state), state.max_body_bytes))
+def create_app(state: ServerState, policy: AccessPolicy | None = None) -> ASGIApp:
+    """The ASGI application over `state`, for those whom `policy` lets in; without one, for everybody."""
+    app = with_access(BodyLimit(create_api(state), state.max_body_bytes), policy or AccessPolicy())
+    return Recorder(app, state.record)
 
 
 def create_api(state: ServerState) -> FastAPI:
     """Routes and error bodies, without the limits around them."""
-    app = FastAPI(title="Remuda", docs_url=None, redoc_url=None, redirect_slashes=False)
-    for routes in (health_routes, model_routes, completion_routes, chat_routes):
+    # It would trace by itself where some library of this process has set up OpenTelemetry.
+    app = FastAPI(
+        title="Remuda",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    for routes in (health_routes, metrics_routes, model_routes, completion_routes, chat_routes):
         app.include_router(routes(state))
     install_handlers(app)
     return app

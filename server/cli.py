@@ -12,6 +12,7 @@ from cyclopts.validators import Number
 from remuda.engine.config import Backend, Device, Dtype, EngineConfig
 from remuda.engine.errors import CheckpointError, ConfigError, InvalidRequestError, RemudaError
 from remuda.engine.sampling_params import SamplingParams
+from remuda.server.cli_safety import SafetyFlags
 from remuda.server.sizes import parse_bytes, parse_whole
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -62,6 +63,8 @@ _Seed = Annotated[
     _WHOLE,
     Parameter(group=_MODEL, help="Seed of requests that bring none; by default a random one."),
 ]
+
+_SAFETY = SafetyFlags()
 
 
 @app.command
@@ -140,6 +143,7 @@ def serve(
     max_queue: Annotated[
         int, _WHOLE, Parameter(group=_CAPACITY, help="Requests that may wait for a slot.")
     ] = 4096,
+    safety: Annotated[SafetyFlags, Parameter(name="*")] = _SAFETY,
 ) -> int:
     """Serve a model over HTTP."""
     config = EngineConfig(
@@ -170,6 +174,13 @@ def serve(
         max_body_bytes=int(max_body_mb * 2**20),
         num_api_workers=api_workers,
         drain_timeout_s=drain_timeout,
+        access=safety.access_policy(),
+        limits=safety.request_limits(),
+        tls=safety.tls_files(),
+        max_connections=safety.max_connections,
+        log_format=safety.log_format,
+        has_access_log=safety.access_log,
+        otlp_endpoint=safety.otlp_endpoint,
     )
     return run_server(options, config)
 

@@ -9,6 +9,7 @@ import msgspec
 
 from remuda.engine.checkpoint.find import CheckpointLocation
 from remuda.server.options import ServeOptions
+from remuda.server.restart_budget import Restarts
 
 # A line with the options in it; the default of asyncio is 64 KiB.
 _MAX_LINE_BYTES = 2**20
@@ -53,7 +54,7 @@ class WorkerFailed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-ToWorker = Launch | EngineUp | EngineDown | Drain
+ToWorker = Launch | EngineUp | EngineDown | Drain | Restarts
 ToParent = WorkerReady | WorkerIdle | WorkerFailed
 
 

@@ -17,6 +17,7 @@ import msgspec
 from remuda.engine.config import EngineConfig
 from remuda.engine.cores import engine_environment
 from remuda.engine.errors import ConfigError, EngineDeadError
+from remuda.engine.log_format import LogFormat
 from remuda.server.heartbeat import watch_heartbeat
 from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.restart_budget import CRASH_WINDOW_S, MAX_CRASHES, RestartBudget
@@ -49,6 +50,7 @@ class EngineSupervisor:
         on_process: Callable[[str | None, str], None] = lambda address, reason: None,
         *,
         log_level: str = "warning",
+        log_format: LogFormat = "text",
         command: Sequence[str] = ENGINE_COMMAND,
     ) -> None:
         self._config = config
@@ -56,6 +58,7 @@ class EngineSupervisor:
         self._on_give_up = on_give_up
         self._on_process = on_process
         self._log_level = log_level
+        self._log_format = log_format
         self._command = command
         self._directory = tempfile.TemporaryDirectory(prefix="remuda-")
         self._process: subprocess.Popen[bytes] | None = None
@@ -89,7 +92,12 @@ class EngineSupervisor:
         )
         self._process = process
         self._ended.clear()
-        order = {"address": address, "config": self._config, "log_level": self._log_level}
+        order = {
+            "address": address,
+            "config": self._config,
+            "log_level": self._log_level,
+            "log_format": self._log_format,
+        }
         assert process.stdin is not None
         try:
             process.stdin.write(msgspec.json.encode(order) + b"\n")

@@ -33,6 +33,14 @@ class SlowClientError(RemudaError):
     """The client does not read its stream, and the bound of what may wait for it is reached."""
 
 
+class ClientGoneError(RemudaError):
+    """The client has closed its connection; there is nobody to answer."""
+
+
+class RequestTimeoutError(RemudaError):
+    """The request took longer than this server lets any request take."""
+
+
 class ApiError(HTTPException):
     """An HTTP status with an OpenAI error body."""
 
@@ -74,6 +82,10 @@ def api_error(error: RemudaError) -> ApiError:
         case EngineDeadError() | ServerUnavailableError():
             retry = {"retry-after": RETRY_AFTER_S}
             return ApiError(503, message, kind=SERVER_ERROR, code="engine_unavailable", headers=retry)
+        case RequestTimeoutError():
+            # A client that tries again would wait as long again.
+            headers = {"x-should-retry": "false"}
+            return ApiError(408, message, kind=SERVER_ERROR, code="request_timeout", headers=headers)
         case SlowClientError():
             return ApiError(500, message, kind=SERVER_ERROR, code="slow_client")
         case UnhealthyStateError():
@@ -88,6 +100,24 @@ def typed_error(kind: str, message: str, param: str | None = None) -> RemudaErro
     error_class = getattr(engine_errors, kind, RemudaError)
     error: RemudaError = error_class(message)
     return error
+
+
+def abort_reason(error: RemudaError | None) -> str:
+    """Why a request ended before its time, in a word for metrics and logs."""
+    match error:
+        case ClientGoneError():
+            return "disconnect"
+        case SlowClientError():
+            return "slow_reader"
+        case RequestTimeoutError():
+            return "timeout"
+        case QueueFullError():
+            return "queue_full"
+        case InvalidRequestError():
+            return "refused"
+        case EngineDeadError():
+            return "engine_dead"
+    return "error"
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -1,7 +1,5 @@
-"""ASGI wrappers around the whole app: a request id on every response, and a cap on every body."""
+"""An ASGI wrapper around the whole app: a cap on every body."""
 
-import re
-import secrets
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -12,32 +10,6 @@ from remuda.server.errors import ApiError
 
 # What a refused body may still send and have thrown away, so that its client comes to read the answer.
 _MAX_DISCARDED_BYTES: Final = 64 * 2**20
-# The server's own `send` in the scope: body chunks, which no middleware changes, may go there directly.
-SERVER_SEND: Final = "remuda.send"
-_GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
-
-
-class RequestId:
-    """Adds `x-request-id`: the client's own where it gave a plain one, else a random one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _GIVEN_ID.fullmatch(given) else f"req_{secrets.token_hex(12)}"
-        scope[SERVER_SEND] = send
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)
 
 
 class BodyLimit:

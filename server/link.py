@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -31,7 +32,14 @@ from remuda.engine.wire import (
     StepOutputs,
     ToEngine,
 )
-from remuda.server.errors import ServerUnavailableError, SlowClientError, typed_error
+from remuda.server.errors import (
+    RequestTimeoutError,
+    ServerUnavailableError,
+    SlowClientError,
+    typed_error,
+)
+from remuda.server.request_limits import RequestLimits
+from remuda.server.token_meter import TokenMeter
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +76,13 @@ class RequestHandle:
         # One timer for many takes: setting one for each would cost more than all else that a take does.
         self._timer: asyncio.TimerHandle | None = None
         self._idle_until = 0.0
+        self._time_limit: asyncio.TimerHandle | None = None
+        self.meter = TokenMeter(self._num_unfinished)
+
+    @property
+    def error(self) -> RemudaError | None:
+        """What has ended the request before its time."""
+        return self._error
 
     async def take(self, idle_s: float) -> list[SequenceOutput]:
         """Everything that has arrived; empty where nothing does within `idle_s` seconds.
@@ -83,6 +98,7 @@ class RequestHandle:
         arrived = self._arrived
         if arrived:
             self._arrived = []
+            self.meter.note(arrived, self._num_unfinished, monotonic())
         elif self._error is not None:
             raise self._error
         return arrived
@@ -102,8 +118,16 @@ class RequestHandle:
             self.close()
             self._wake()
 
+    def limit_time(self, seconds: float) -> None:
+        """Make the request fail where it has not ended after so long."""
+        error = RequestTimeoutError(f"the request did not end within the limit of {seconds:g} s")
+        self._time_limit = self._loop.call_later(seconds, self.fail, error)
+
     def close(self) -> None:
         """Forget the request; in the engine it ends too. Harmless when it has ended already."""
+        if self._time_limit is not None:
+            self._time_limit.cancel()
+            self._time_limit = None
         self._link.forget(self._request_ids, is_finished=self._num_unfinished == 0)
         self._num_unfinished = 0
         if self._timer is not None:
@@ -148,7 +172,8 @@ class EngineLink:
     worker, unique among all that it ever hears of; without one it gives a name itself.
     """
 
-    def __init__(self, *, name: str = "") -> None:
+    def __init__(self, limits: RequestLimits | None = None, *, name: str = "") -> None:
+        self._limits = limits or RequestLimits()
         self._name = name
         self.listeners: list[Callable[[], None]] = []
         self.status = EngineStatus.DOWN
@@ -209,7 +234,11 @@ class EngineLink:
             handle.fail(error)
 
     def submit(self, request_id: str, prompts: list[list[int]], params: SamplingParams) -> RequestHandle:
-        """Send one request per prompt. Raises ServerUnavailableError while no engine is ready."""
+        """Send one request per prompt.
+
+        Raises ServerUnavailableError while no engine is ready, InvalidRequestError beyond the limits.
+        """
+        self._limits.check_prompts(prompts)
         if self.status is not EngineStatus.READY:
             raise ServerUnavailableError(f"the engine is {self.status.value}; try again soon")
         request_ids = [f"{request_id}-{i}" for i in range(len(prompts))]
@@ -217,6 +246,8 @@ class EngineLink:
         for i, (prompt_id, prompt) in enumerate(zip(request_ids, prompts, strict=True)):
             self._routes[prompt_id] = (handle, i * params.n)
             self.send(AddRequest(prompt_id, prompt, params))
+        if self._limits.request_timeout_s is not None:
+            handle.limit_time(self._limits.request_timeout_s)
         return handle
 
     async def ask_stats(self, within_s: float) -> EngineStats | None:

@@ -1,17 +1,142 @@
-"""uvicorn's HTTP protocol with a bound on readers that have stopped: their connection is cut."""
+"""uvicorn's HTTP protocol with bounds of its own: on slow and silent peers, on request heads, on connections.
+
+What it refuses it answers before the application sees anything, with an OpenAI error body, and closes.
+"""
 
 import asyncio
-from typing import Final
+import logging
+import secrets
+from collections.abc import Callable
+from typing import Any, Final
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import msgspec
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from remuda.engine.log_format import FIELDS
+from remuda.server.errors import INVALID_REQUEST, RETRY_AFTER_S, SERVER_ERROR, error_body
+from remuda.server.plain_http import PlainHttpProtocol
+
+# A peer that reads nothing while data waits for it.
 STALL_TIMEOUT_S: Final = 30.0
+# From the connection, or from the first byte of a later request, to the end of its head.
+HEAD_TIMEOUT_S: Final = 10.0
+# Without a byte of the body; and for the whole of it, which the application bounds too where it reads it.
+BODY_STALL_S: Final = 10.0
+BODY_TIMEOUT_S: Final = 40.0
+# Between two requests. More than the 5 s after which common clients give an idle connection up by themselves.
+KEEP_ALIVE_S: Final = 12
+
+MAX_URL_BYTES: Final = 8 * 1024
+MAX_HEADERS: Final = 100
+MAX_HEAD_BYTES: Final = 32 * 1024
+# A body may come in so many pieces; in more, if they have this many bytes on average. Each costs as much as a
+# large one.
+MAX_SMALL_PIECES: Final = 4096
+MIN_PIECE_BYTES: Final = 16
+
+logger = logging.getLogger("remuda.access")
 
 
-class StallGuardProtocol(HttpToolsProtocol):
-    """Aborts a connection whose peer has read nothing for STALL_TIMEOUT_S while data waits for it."""
+class _Refusal(Exception):
+    """Leaves the parser's callback; what to answer is in the protocol's `_refusal`."""
+
+
+class StallGuardProtocol(PlainHttpProtocol):
+    """One connection. `bounded_protocol` makes a subclass that knows its server's limit."""
+
+    max_connections: int | None = None
+    on_refusal: Callable[[int], None] | None = None
 
     _stall_timer: asyncio.TimerHandle | None = None
+    _arrival_timer: asyncio.TimerHandle | None = None
+    # When the head or the body must have come, and by when the next byte of it.
+    _deadline = 0.0
+    _next_by = 0.0
+    _is_in_body = False
+    _num_headers = 0
+    _num_head_bytes = 0
+    _num_pieces = 0
+    _num_body_bytes = 0
+    # Bytes since the parser last had something for us: it holds on to a header until its end.
+    _num_unparsed = 0
+    _refusal: tuple[int, str] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A peer has connected; the head of its first request is due."""
+        super().connection_made(transport)
+        if self.max_connections is not None and len(self.connections) > self.max_connections:
+            self._refuse(503, f"this server has its limit of {self.max_connections} connections")
+            return
+        self._expect(HEAD_TIMEOUT_S, HEAD_TIMEOUT_S)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._cancel_stall_timer()
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of a request: of its head, of its body, or of what lies around both."""
+        self._num_unparsed += len(data)
+        if self._arrival_timer is None and not self._is_in_body:
+            self._expect(HEAD_TIMEOUT_S, HEAD_TIMEOUT_S)
+        super().data_received(data)
+        if self._num_unparsed > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(431, f"the head is larger than the limit of {MAX_HEAD_BYTES} bytes")
+
+    def send_400_response(self, msg: str) -> None:
+        """The parser has given up; the reason may be ours."""
+        self._refuse(*(self._refusal or (400, "this is not a valid HTTP/1.1 request")))
+
+    def on_message_begin(self) -> None:
+        """A request begins, perhaps in the bytes that ended the last one."""
+        self._num_headers = self._num_head_bytes = self._num_pieces = self._num_body_bytes = 0
+        if self._arrival_timer is None:
+            self._num_unparsed = 1
+            self._expect(HEAD_TIMEOUT_S, HEAD_TIMEOUT_S)
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the URL."""
+        super().on_url(url)
+        if len(self.url) > MAX_URL_BYTES:
+            self._give_up(414, f"the URL is longer than the limit of {MAX_URL_BYTES} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header, or after a body in chunks one trailer."""
+        self._num_headers += 1
+        self._num_head_bytes += len(name) + len(value)
+        if self._num_headers > MAX_HEADERS:
+            self._give_up(431, f"there are more headers than the limit of {MAX_HEADERS}")
+        if self._num_head_bytes > MAX_HEAD_BYTES:
+            self._give_up(431, f"the headers are larger than the limit of {MAX_HEAD_BYTES} bytes")
+        # A trailer is none of the head's: it could contradict what the head has said.
+        if not self._is_in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head has come."""
+        self._num_unparsed = 0
+        self._is_in_body = not self.parser.should_upgrade()
+        self._expect(BODY_TIMEOUT_S, BODY_STALL_S)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._num_unparsed = 0
+        self._next_by = self.loop.time() + BODY_STALL_S
+        self._num_pieces += 1
+        self._num_body_bytes += len(body)
+        if self._num_pieces > MAX_SMALL_PIECES and self._num_body_bytes < MIN_PIECE_BYTES * self._num_pieces:
+            self._give_up(413, f"the body comes in more than {MAX_SMALL_PIECES} pieces, most of them tiny")
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The whole request has come."""
+        self._num_unparsed = 0
+        self._is_in_body = False
+        self._expect_nothing()
+        super().on_message_complete()
 
     def pause_writing(self) -> None:
         """The transport's buffer is full: the peer has until the timeout to read on."""
@@ -23,12 +148,84 @@ class StallGuardProtocol(HttpToolsProtocol):
         self._cancel_stall_timer()
         super().resume_writing()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection has ended."""
-        self._cancel_stall_timer()
-        super().connection_lost(exc)
-
     def _cancel_stall_timer(self) -> None:
         if self._stall_timer is not None:
             self._stall_timer.cancel()
             self._stall_timer = None
+
+    def _expect(self, within_s: float, stall_s: float) -> None:
+        now = self.loop.time()
+        self._deadline, self._next_by = now + within_s, now + stall_s
+        self._expect_nothing()
+        self._arrival_timer = self.loop.call_at(self._next_by, self._on_arrival_timer)
+
+    def _expect_nothing(self) -> None:
+        if self._arrival_timer is not None:
+            self._arrival_timer.cancel()
+            self._arrival_timer = None
+
+    def _on_arrival_timer(self) -> None:
+        self._arrival_timer = None
+        now, due = self.loop.time(), min(self._deadline, self._next_by)
+        if self.flow.read_paused or (not self._is_in_body and self._is_answering):
+            # It is we who do not read, or an earlier request of the connection has its answer under way.
+            self._expect(HEAD_TIMEOUT_S, HEAD_TIMEOUT_S)
+        elif now < due:
+            self._arrival_timer = self.loop.call_at(due, self._on_arrival_timer)
+        elif self._num_unparsed == 0 if not self._is_in_body else not self._is_answering:
+            # Not a byte of a request has come, or it has its answer: there is nothing to say.
+            self.transport.close()
+        else:
+            what = "body" if self._is_in_body else "head"
+            self._refuse(408, f"the {what} of the request did not arrive in time")
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _give_up(self, status: int, message: str) -> None:
+        self._refusal = (status, message)
+        raise _Refusal
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer and close; only close where an answer is under way, into which this would break."""
+        self._expect_nothing()
+        is_answering = self._is_answering and self.cycle.response_started
+        request_id = f"req_{secrets.token_hex(12)}"
+        if not is_answering and not self.transport.is_closing():
+            self.transport.write(_answer(status, message, request_id))
+        self.transport.close()
+        client = self.client[0] if self.client else ""
+        fields = {"request_id": request_id, "client": client, "status": status}
+        logger.info("refused: %s", message, extra={FIELDS: fields})
+        if self.on_refusal is not None:
+            self.on_refusal(status)
+
+
+def bounded_protocol(
+    max_connections: int | None, on_refusal: Callable[[int], None] | None = None
+) -> type[StallGuardProtocol]:
+    """The protocol of a server that holds so many connections; `on_refusal` is told the status of each refusal."""
+    listener = None if on_refusal is None else staticmethod(on_refusal)
+    members: dict[str, Any] = {"max_connections": max_connections, "on_refusal": listener}
+    return type("BoundedProtocol", (StallGuardProtocol,), members)
+
+
+def _answer(status: int, message: str, request_id: str) -> bytes:
+    kind = SERVER_ERROR if status >= 500 else INVALID_REQUEST
+    body = msgspec.json.encode(error_body(message, kind, None, _CODES.get(status)))
+    retry = f"retry-after: {RETRY_AFTER_S}\r\n" if status == 503 else ""
+    head = (
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
+        f"connection: close\r\n{retry}\r\n"
+    )
+    return STATUS_LINE[status] + head.encode() + body
+
+
+_CODES: Final = {
+    408: "request_timeout",
+    413: "body_too_large",
+    414: "url_too_long",
+    431: "headers_too_large",
+    503: "too_many_connections",
+}

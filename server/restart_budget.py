@@ -1,8 +1,10 @@
-"""How often a process that keeps ending may be started again."""
+"""How often a process that keeps ending may be started again, and has been."""
 
 import time
 from collections import deque
 from typing import Final
+
+import msgspec
 
 # Who ends for this many times within the window is not started again.
 MAX_CRASHES: Final = 5
@@ -27,3 +29,10 @@ class RestartBudget:
     def is_spent(self) -> bool:
         """It must not be started again."""
         return len(self._crashes) >= MAX_CRASHES
+
+
+class Restarts(msgspec.Struct, frozen=True, tag="restarts"):
+    """To the worker, for its metrics: how often the engine, and any API worker, was started again so far."""
+
+    num_engine: int = 0
+    num_workers: int = 0

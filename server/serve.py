@@ -10,7 +10,9 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -23,8 +25,9 @@ from remuda.server.engine_process import EngineSupervisor
 from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.listener import bind_all
 from remuda.server.loading_display import LoadingDisplay, ready_line
-from remuda.server.logs import configure_logging
+from remuda.server.metrics import shared_metrics
 from remuda.server.options import ServeOptions
+from remuda.server.prepare import prepare_process, warn_of_open_doors
 from remuda.server.worker_process import WorkerSupervisor
 
 logger = logging.getLogger(__name__)
@@ -44,16 +47,24 @@ def run_server(options: ServeOptions, config: EngineConfig) -> int:
     with contextlib.ExitStack() as stack:
         for listener in listeners:
             stack.enter_context(listener)
-        configure_logging(options.log_level)
+        prepare_process(options)
+        warn_of_open_doors(options)
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="remuda-metrics-"))
         location = find_checkpoint(config.model)
         launch = Launch("", options, location, config.tokenizer)
-        return uvloop.run(_Server(launch, config, listeners).run())
+        return uvloop.run(_Server(launch, config, listeners, shared_metrics(Path(directory))).run())
 
 
 class _Server:
     """The parts of a running server, and the ways in which it ends."""
 
-    def __init__(self, launch: Launch, config: EngineConfig, listeners: Sequence[socket.socket]) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        config: EngineConfig,
+        listeners: Sequence[socket.socket],
+        environment: Mapping[str, str],
+    ) -> None:
         self._options = launch.options
         self._address = listeners[0].getsockname()[:2]
         self._exit_code = EXIT_OK
@@ -65,10 +76,14 @@ class _Server:
             config,
             self._link,
             self._on_engine_give_up,
-            lambda address, reason: self._workers.set_engine(address, reason),
+            self._on_engine_process,
             log_level=launch.options.log_level,
+            log_format=launch.options.log_format,
         )
-        self._workers = WorkerSupervisor(launch, listeners, self._link, self._on_change, self._give_up)
+        self._num_engines = 0
+        self._workers = WorkerSupervisor(
+            launch, listeners, self._link, self._on_change, self._give_up, environment
+        )
         self._link.listeners.append(self._on_change)
         self._has_shown_ready = False
         self._display = LoadingDisplay(sys.stderr)
@@ -111,14 +126,30 @@ class _Server:
             if self._workers.is_idle:
                 self._idle.set()
         elif self._link.status is EngineStatus.LOADING:
-            self._display.update(self._link.progress)
+            if self._options.log_format == "text":
+                self._display.update(self._link.progress)
         elif self._link.status is EngineStatus.READY and self._workers.is_ready and not self._has_shown_ready:
             self._has_shown_ready = True
             self._display.close()
             assert self._link.info is not None
             host, port = self._address
-            url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-            print(ready_line(self._link.info, url), file=sys.stderr, flush=True)
+            scheme = "http" if self._options.tls is None else "https"
+            url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+            self._say(ready_line(self._link.info, url))
+
+    def _say(self, line: str) -> None:
+        """Tell the user; where the log is JSON, in the log, so that each line of stderr is JSON."""
+        if self._options.log_format == "json":
+            logger.warning("%s", line)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def _on_engine_process(self, address: str | None, reason: str) -> None:
+        if address is not None:
+            self._num_engines += 1
+            if self._num_engines > 1:
+                self._workers.note_engine_restart()
+        self._workers.set_engine(address, reason)
 
     def _on_engine_give_up(self, reason: str) -> None:
         kind = None if self._link.failure is None else self._link.failure.kind
@@ -128,7 +159,7 @@ class _Server:
         if self._is_ending.is_set():
             return
         self._display.close()
-        print(f"remuda: {reason}", file=sys.stderr, flush=True)
+        self._say(f"remuda: {reason}")
         self._exit_code = EXIT_USAGE if is_usage else EXIT_FAILED
         self._is_ending.set()
         self._is_ending_now.set()

@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from remuda.engine.errors import RemudaError
-from remuda.server.errors import api_error
+from remuda.server.errors import ClientGoneError, api_error
 from remuda.server.generation import Choice, Generation
-from remuda.server.limits import SERVER_SEND
 from remuda.server.link import EngineLink, RequestHandle
+from remuda.server.request_record import RECORD, SERVER_SEND
 
 # A request that is refused or fails this early gets its own HTTP status; later, an event in the stream.
 _HEADERS_WITHIN_S: Final = 1.0
@@ -50,10 +50,6 @@ class ResponseFormat(Protocol):
         """The body of an answer that is not streamed."""
 
 
-class ClientGoneError(RemudaError):
-    """The client has closed its connection; there is nobody to answer."""
-
-
 class GenerationResponse(Response):
     """Submits the request when called, and answers it by the subclass's `_answer`."""
 
@@ -80,6 +76,8 @@ class GenerationResponse(Response):
         finally:
             listener.cancel()
             handle.close()
+            if RECORD in scope:
+                scope[RECORD].note(self._generation, handle)
 
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
         raise NotImplementedError

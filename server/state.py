@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Final
@@ -11,7 +12,10 @@ from remuda.engine.config import EngineInfo
 from remuda.engine.errors import InvalidRequestError
 from remuda.server.errors import ApiError, ServerUnavailableError
 from remuda.server.link import EngineLink, EngineStatus
+from remuda.server.metrics import ServerMetrics
 from remuda.server.prompts import AnyTokenizer
+from remuda.server.request_record import RequestRecord
+from remuda.server.restart_budget import Restarts
 
 DEFAULT_MAX_BODY_BYTES = 8 * 2**20
 _VERSION: Final = version("remuda")
@@ -19,7 +23,10 @@ _VERSION: Final = version("remuda")
 
 @dataclass
 class ServerState:
-    """model_names: what requests may call the model; the first is its own name. created: unix seconds."""
+    """model_names: what requests may call the model; the first is its own name. created: unix seconds.
+
+    record_sinks: called with the record of each request that has ended, besides `metrics`.
+    """
 
     link: EngineLink
     tokenizer: AnyTokenizer
@@ -27,6 +34,9 @@ class ServerState:
     model_names: tuple[str, ...]
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     is_draining: bool = False
+    restarts: Restarts = Restarts()  # noqa: RUF009
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
+    record_sinks: list[Callable[[RequestRecord], None]] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
 
     @property
@@ -52,6 +62,12 @@ class ServerState:
         info = self.ready_engine()
         parts = (info.weights_fingerprint, _VERSION, info.device, info.backend, info.dtype, info.state_dtype)
         return f"fp_{hashlib.blake2b(' '.join(parts).encode(), digest_size=6).hexdigest()}"
+
+    def record(self, record: RequestRecord) -> None:
+        """Count a request that has ended, and tell whoever else wants to know."""
+        self.metrics.observe(record)
+        for sink in self.record_sinks:
+            sink(record)
 
     def check_model(self, name: str) -> None:
         """Raise ApiError (404) where the model is not served under this name."""

@@ -19,7 +19,6 @@ import uvloop
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.errors import EngineDeadError, RemudaError
 from remuda.engine.tokenizer import check_tokenizer_fits, load_tokenizer
-from remuda.server.app import create_app
 from remuda.server.control import (
     Channel,
     Drain,
@@ -33,11 +32,12 @@ from remuda.server.control import (
     WorkerReady,
     open_worker_end,
 )
+from remuda.server.http_config import http_config, watch_requests
 from remuda.server.link import EngineLink, EngineStatus
-from remuda.server.listener import BACKLOG
-from remuda.server.logs import configure_logging
-from remuda.server.protocol import StallGuardProtocol
+from remuda.server.prepare import prepare_process
+from remuda.server.restart_budget import Restarts
 from remuda.server.state import ServerState
+from remuda.server.tls import ServerLoop
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class ApiWorker:
 
     def __init__(self, launch: Launch, channel: Channel[ToParent, ToWorker]) -> None:
         self._channel = channel
-        self._link = EngineLink(name=launch.name)
+        self._link = EngineLink(launch.options.limits, name=launch.name)
         tokenizer = load_tokenizer(launch.location, launch.tokenizer)
         template = None
         if tokenizer.chat_template is not None:
@@ -68,19 +68,8 @@ class ApiWorker:
         options = launch.options
         names = options.served_model_names or (launch.location.name,)
         self._state = ServerState(self._link, tokenizer, template, names, options.max_body_bytes)
-        self._http = _HttpServer(
-            uvicorn.Config(
-                create_app(self._state),
-                http=StallGuardProtocol,
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                backlog=BACKLOG,
-                timeout_graceful_shutdown=CLOSING_S,
-            )
-        )
+        self._tracing = watch_requests(self._state, options)
+        self._http = _HttpServer(http_config(self._state, options, closing_s=CLOSING_S))
         self._link.listeners.append(self._on_link_change)
         self._is_known_ready = False
 
@@ -90,6 +79,8 @@ class ApiWorker:
         await self._http.serve(sockets=[listener])
         await parent
         self._link.close()
+        if self._tracing is not None:
+            self._tracing.close()
 
     async def _obey(self) -> None:
         """Do what the parent says; when it is gone, end every request and the server."""
@@ -100,6 +91,8 @@ class ApiWorker:
                     self._link.connect(address)
                 case EngineDown(reason):
                     self._link.disconnect(EngineDeadError(reason))
+                case Restarts():
+                    self._state.restarts = message
                 case Drain():
                     self._state.is_draining = True
                     draining = asyncio.create_task(self._tell_when_idle())
@@ -131,7 +124,7 @@ async def _main(control: socket.socket, listener: socket.socket) -> None:
     if launch is None:
         return
     assert isinstance(launch, Launch)
-    configure_logging(launch.options.log_level)
+    prepare_process(launch.options)
     try:
         worker = ApiWorker(launch, channel)
     except RemudaError as error:
@@ -149,7 +142,7 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     control, listener = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:3])
-    uvloop.run(_main(control, listener))
+    uvloop.run(_main(control, listener), loop_factory=ServerLoop)
     return 0
 
 

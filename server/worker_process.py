@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import os
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -25,7 +26,7 @@ from remuda.server.control import (
 )
 from remuda.server.engine_process import describe_end
 from remuda.server.link import EngineLink
-from remuda.server.restart_budget import CRASH_WINDOW_S, MAX_CRASHES, RestartBudget
+from remuda.server.restart_budget import CRASH_WINDOW_S, MAX_CRASHES, RestartBudget, Restarts
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class WorkerSupervisor:
     """Runs one worker for each of `listeners`.
 
     link: the parent's own, by which the engine is told of workers that have died. `on_change` is called when a
-    worker becomes ready, or idle after `drain`.
+    worker becomes ready, or idle after `drain`. environment: of the workers, besides this process's own.
     """
 
     def __init__(
@@ -65,12 +66,15 @@ class WorkerSupervisor:
         link: EngineLink,
         on_change: Callable[[], None],
         on_give_up: GiveUp,
+        environment: Mapping[str, str],
     ) -> None:
         self._launch = launch
         self._listeners = listeners
         self._link = link
         self._on_change = on_change
         self._on_give_up = on_give_up
+        self._environment = {**os.environ, **environment}
+        self._restarts = Restarts()
         self._budget = RestartBudget()
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,6 +107,15 @@ class WorkerSupervisor:
         self._engine_address = address
         self._tell(EngineDown(reason) if address is None else EngineUp(address))
 
+    def note_engine_restart(self) -> None:
+        """Let the workers tell in their metrics that the engine was started again."""
+        self._note_restart(num_engine=1)
+
+    def _note_restart(self, *, num_engine: int = 0, num_workers: int = 0) -> None:
+        past = self._restarts
+        self._restarts = Restarts(past.num_engine + num_engine, past.num_workers + num_workers)
+        self._tell(self._restarts)
+
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and task.exception() is not None:
             # A bug; `stop` raises it.
@@ -134,6 +147,8 @@ class WorkerSupervisor:
         num_started = 0
         while not (self._is_draining or self._has_given_up):
             num_started += 1
+            if num_started > 1:
+                self._note_restart(num_workers=1)
             try:
                 worker = await self._spawn(index, f"worker-{index}-{num_started}")
             except OSError as error:
@@ -159,11 +174,13 @@ class WorkerSupervisor:
                 str(theirs.fileno()),
                 str(listener.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
+                env=self._environment,
                 pass_fds=(theirs.fileno(), listener.fileno()),
                 start_new_session=True,
             )
         worker = _Worker(name, process, await open_parent_end(ours))
         worker.channel.send(msgspec.structs.replace(self._launch, name=name))
+        worker.channel.send(self._restarts)
         if self._engine_address is not None:
             worker.channel.send(EngineUp(self._engine_address))
         if self._is_draining:

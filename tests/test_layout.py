@@ -1,7 +1,6 @@
 """The house rules that a machine can hold: import arrows, listed packages, banned words."""
 
 import ast
-import re
 import subprocess
 import sys
 import tomllib
@@ -73,21 +72,6 @@ def test_the_root_and_kernels_stay_namespaces() -> None:
 def test_imports_without_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-
-
-def test_no_unsafe_deserialisation() -> None:
-    for path in SOURCES:
-        calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
-        for call in calls:
-            name = ast.unparse(call.func)
-            assert not re.search(r"recv_pyobj|send_pyobj|pickle\.loads?$|marshal|shelve", name), f"{path}: {name}"
-            if name == "torch.load":
-                safe = any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in call.keywords)
-                assert safe, f"{path}: torch.load without weights_only=True"
-        # The error's name is harmless; the one unpickler, of nanoGPT's meta.pkl, refuses every class.
-        allowed = {"UnpicklingError"} | ({"Unpickler"} if path.name == "tokenizer_files.py" else set())
-        used = set(re.findall(r"\bpickle\.(\w+)", path.read_text()))
-        assert used <= allowed, f"{path}: pickle.{used - allowed}"
 
 
 def test_every_file_opens_by_saying_what_it_is() -> None:

@@ -4,6 +4,7 @@ Every test runs with results in the same step, and with a step under way, as on 
 """
 
 import random
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -53,6 +54,22 @@ def tokens_of(outputs: list[SequenceOutput]) -> list[int]:
 def alone(core: EngineCore, prompt: list[int], params: SamplingParams) -> list[int]:
     core.add("alone", prompt, params)
     return tokens_of(finish(core)[("alone", 0)])
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1, 3])
+def test_the_first_output_says_how_long_the_request_waited(max_tokens: int) -> None:
+    core = make_core(num_slots=1)
+    core.add("first", [1, 2], greedy(max_tokens=4))
+    core.step()
+    core.add("second", [1, 2], greedy(max_tokens=max_tokens))
+    waited_from = time.monotonic()
+    gathered = finish(core)
+    waited = time.monotonic() - waited_from
+    for name, outputs in gathered.items():
+        assert all(output.queued_s is None for output in outputs[1:]), name
+    second = gathered["second", 0][0].queued_s
+    assert second is not None
+    assert 0 < second < waited + 1
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

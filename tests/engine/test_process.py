@@ -18,8 +18,10 @@ from remuda.engine.wire import (
     EngineFailed,
     EngineLoading,
     EngineReady,
+    EngineStats,
     FromEngine,
     RequestRejected,
+    StatsRequest,
     StepOutputs,
     ToEngine,
 )
@@ -125,6 +127,42 @@ def test_two_workers_are_served_each_with_its_own(address: str, context: "zmq.Co
         assert process.wait(timeout=60) == 0
     for worker in (first, second):
         worker.socket.close()
+
+
+def test_it_tells_of_itself_when_asked(address: str, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    with engine(address):
+        worker, other = Worker(context, address), Worker(context, address)
+        worker.hello()
+        other.hello()
+
+        def stats() -> EngineStats:
+            other.send(StatsRequest())
+            found = other.receive()
+            assert isinstance(found, EngineStats)
+            return found
+
+        before = stats()
+        assert before.resident_bytes > 10**7
+        counts = (before.num_running, before.num_waiting, before.num_free_slots, before.num_output_tokens)
+        assert counts == (0, 0, 4, 0)
+        worker.send(AddRequest("a", [1, 2, 3], GREEDY))
+        worker.tokens("a")
+        worker.send(AddRequest("long", [1], SamplingParams(max_tokens=10**6, n=3)))
+        worker.send(AddRequest("waits", [1, 2], SamplingParams(n=2)))
+        assert isinstance(worker.receive(), StepOutputs)
+        after = stats()
+        assert (after.num_running, after.num_waiting, after.num_free_slots) == (1, 1, 1)
+        assert after.num_prompt_tokens == 6
+        assert after.num_output_tokens >= 5 + 3
+        assert after.num_steps >= 6
+        for request_id in ("long", "waits", "never-heard-of"):
+            worker.send(AbortRequest(request_id))
+        # The engine takes messages of different workers in no order: ask until the aborts have come.
+        while (last := stats()).num_aborts < 2:
+            pass
+        assert (last.num_running, last.num_waiting, last.num_free_slots) == (0, 0, 4)
+        worker.socket.close()
+        other.socket.close()
 
 
 @pytest.mark.parametrize(

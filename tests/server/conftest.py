@@ -54,12 +54,17 @@ def client(server: AppServer) -> Iterator[openai.OpenAI]:
 class ServerProcess:
     """`remuda serve` as a process, on a free port. Ready once constructed; `stop` ends it and its engine."""
 
-    def __init__(self, *arguments: str, start_s: float = 300) -> None:
+    def __init__(self, *arguments: str, start_s: float = 300, environment: dict[str, str] | None = None) -> None:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         command = [sys.executable, "-c", "from remuda.server.cli import main; main()", "serve", "--port", "0"]
-        self.process = subprocess.Popen([*command, *arguments], stderr=self._log, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [*command, *arguments],
+            stderr=self._log,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})},
+        )
         deadline = time.monotonic() + start_s
-        while (found := re.search(r"ready at (http://\S+)", self.log)) is None:
+        while (found := re.search(r"ready at (https?://[\w.:\[\]]+)", self.log)) is None:
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.05)
@@ -104,9 +109,9 @@ class ServerProcess:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str) -> Iterator[ServerProcess]:
+def serving(*arguments: str, environment: dict[str, str] | None = None) -> Iterator[ServerProcess]:
     """A server process for the length of a block; nothing of it may be left."""
-    server = ServerProcess(*arguments)
+    server = ServerProcess(*arguments, environment=environment)
     children = [server.engine, *server.workers]
     try:
         yield server

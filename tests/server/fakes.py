@@ -23,17 +23,23 @@ from remuda.engine.wire import (
     AbortRequest,
     AddRequest,
     EngineReady,
+    EngineStats,
     FromEngine,
     RequestRejected,
     SequenceOutput,
+    StatsRequest,
     StepOutputs,
     ToEngine,
     TokenLogprobs,
 )
-from remuda.server.app import create_app
+from remuda.server.access import AccessPolicy
+from remuda.server.access_log import log_access
+from remuda.server.http_config import http_config
 from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.listener import bind
-from remuda.server.protocol import StallGuardProtocol
+from remuda.server.options import DEFAULT_MAX_CONNECTIONS, ServeOptions
+from remuda.server.request_limits import RequestLimits
+from remuda.server.request_record import RequestRecord
 from remuda.server.state import ServerState
 from tests.server.fake_info import BOS, END, INFO, SPECIALS
 
@@ -70,6 +76,17 @@ def ids(text: str) -> list[int]:
     """Token ids of `text`."""
     return TOKENIZER.encode(text)
 
+
+STATS = EngineStats(
+    num_running=1,
+    num_waiting=2,
+    num_free_slots=60,
+    num_steps=3,
+    num_prompt_tokens=4,
+    num_output_tokens=5,
+    num_aborts=6,
+    resident_bytes=7_000_000,
+)
 
 # What the engine sends for one request: in each step a list of outputs, or a rejection.
 Script = Callable[[AddRequest], "list[list[SequenceOutput]] | RequestRejected"]
@@ -120,6 +137,7 @@ class FakeEngine:
         self.requests: list[AddRequest] = []
         self.aborts: list[AbortRequest] = []
         self.hellos = 0
+        self.stats: EngineStats | None = STATS
         self.status: FromEngine | None = EngineReady(INFO)
         # While it is cleared, no step is sent.
         self.running = threading.Event()
@@ -169,6 +187,10 @@ class FakeEngine:
             if message.index is None:
                 self._active.pop(message.request_id, None)
             return
+        if isinstance(message, StatsRequest):
+            if self.stats is not None:
+                router.send_multipart([worker, msgspec.msgpack.encode(self.stats)])
+            return
         self.requests.append(message)
         steps = self.script(message)
         if isinstance(steps, RequestRejected):
@@ -191,10 +213,24 @@ class FakeEngine:
 class AppServer:
     """The app over a FakeEngine, under uvicorn and uvloop in a thread, on a free port of the loopback."""
 
-    def __init__(self, engine: FakeEngine, tokenizer: object = TOKENIZER, max_body_bytes: int = 100_000) -> None:
+    def __init__(
+        self,
+        engine: FakeEngine,
+        tokenizer: object = TOKENIZER,
+        max_body_bytes: int = 100_000,
+        *,
+        policy: AccessPolicy | None = None,
+        limits: RequestLimits | None = None,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
+    ) -> None:
         self.engine = engine
+        self._policy = policy
+        self._limits = limits
+        self._max_connections = max_connections
         self.tokenizer = tokenizer
         self._max_body_bytes = max_body_bytes
+        # Of each request that has ended.
+        self.records: list[RequestRecord] = []
         self._listener = bind("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -204,26 +240,20 @@ class AppServer:
         assert self._up.wait(10)
 
     async def _main(self) -> None:
-        self.link = EngineLink()
+        self.link = EngineLink(self._limits)
         template = None
         if self.tokenizer.chat_template is not None:
             template = ChatTemplate(
                 self.tokenizer.chat_template, self.tokenizer.bos_token, self.tokenizer.eos_token
             )
         self.state = ServerState(self.link, self.tokenizer, template, ("fake", "org/alias"), self._max_body_bytes)
+        self.state.record_sinks += [log_access, self.records.append]
         self.loop = asyncio.get_running_loop()
         self.link.connect(self.engine.address)
         while self.engine.status is not None and self.link.status is EngineStatus.LOADING:
             await asyncio.sleep(0.005)
-        config = uvicorn.Config(
-            create_app(self.state),
-            http=StallGuardProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=5,
-        )
+        options = ServeOptions(access=self._policy or AccessPolicy(), max_connections=self._max_connections)
+        config = http_config(self.state, options, closing_s=5)
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None
         self._up.set()

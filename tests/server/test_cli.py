@@ -4,12 +4,18 @@ import os
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from remuda.engine.config import EngineConfig
 from remuda.server import serve
+from remuda.server.access import AccessPolicy
 from remuda.server.cli import run
 from remuda.server.options import ServeOptions
+from remuda.server.request_limits import RequestLimits
+from remuda.server.tls import TlsFiles
+
+TLS = Path(__file__).parents[1] / "data" / "tls"
 
 
 @pytest.fixture(autouse=True)
@@ -58,6 +64,17 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ServeOptions, Engine
         ("serve --drain-timeout -1", "--drain-timeout"),
         ("serve --api-workers 0", "--api-workers"),
         ("serve --api-workers 1.5", "'1.5' is not a whole number"),
+        ("serve --api-key schlüssel", "API key 1 is not 1 to 512 ASCII characters without spaces"),
+        ("serve --api-key-file /nonexistent", "cannot read the API keys of /nonexistent"),
+        ("serve --cors-origin example.org", "CORS origin 'example.org' must be"),
+        ("serve --allowed-host http://x", "allowed host 'http://x' must be a name"),
+        ("serve --ssl-certfile /nonexistent", "cannot use /nonexistent for TLS: "),
+        ("serve --ssl-keyfile key.pem", "--ssl-keyfile needs --ssl-certfile"),
+        ("serve --max-connections 0", "--max-connections"),
+        ("serve --max-prompt-tokens 0", "--max-prompt-tokens"),
+        ("serve --request-timeout -1", "--request-timeout"),
+        ("serve --request-timeout nan", "--request-timeout"),
+        ("serve --log-format xml", "--log-format"),
         ("serve --bogus", "Unknown option: --bogus"),
         ("serve a b", "Unused Tokens: ['b']"),
         ("serve /nonexistent", "no such model: '/nonexistent'"),
@@ -124,6 +141,40 @@ def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -
         num_threads=2,
         gpu_memory_utilization=0.5,
     )
+
+
+def test_every_flag_of_safety_arrives(
+    launched: list[tuple[ServeOptions, EngineConfig]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text("three\nfour\n")
+    monkeypatch.setenv("REMUDA_API_KEYS", "five")
+    monkeypatch.setenv("REMUDA_SSL_KEYFILE_PASSWORD", "correct-horse")
+    line = (
+        f"serve --api-key one --api-key two --api-key-file {tmp_path}/keys --cors-origin https://a.org "
+        f"--cors-origin * --allowed-host a.org --allowed-host *.b.org --ssl-certfile {TLS}/cert.pem "
+        f"--ssl-keyfile {TLS}/key-encrypted.pem --max-connections 7 --max-prompt-tokens 8 --request-timeout 0 "
+        "--log-format json --no-access-log --otlp-endpoint http://localhost:4318/v1/traces"
+    )
+    assert run(line.split()) == 0
+    ((options, _),) = launched
+    assert options == ServeOptions(
+        access=AccessPolicy(
+            api_keys=("one", "two", "three", "four", "five"),
+            cors_origins=("https://a.org", "*"),
+            allowed_hosts=("a.org", "*.b.org"),
+        ),
+        limits=RequestLimits(request_timeout_s=None, max_prompt_tokens=8),
+        tls=TlsFiles(f"{TLS}/cert.pem", f"{TLS}/key-encrypted.pem", "correct-horse"),
+        max_connections=7,
+        log_format="json",
+        has_access_log=False,
+        otlp_endpoint="http://localhost:4318/v1/traces",
+    )
+    # They travel to other processes as they are.
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(options), type=ServeOptions) == options
+    # Neither stands where child processes would inherit it, or a log would show it.
+    assert not {"REMUDA_API_KEYS", "REMUDA_SSL_KEYFILE_PASSWORD"} & set(os.environ)
+    assert not any(secret in repr(options) for secret in ("'one'", "five", "correct-horse"))
 
 
 def test_deterministic_mode_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:

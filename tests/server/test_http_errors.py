@@ -221,6 +221,7 @@ def test_schema_is_served(http: httpx2.Client) -> None:
     paths = http.get("/openapi.json").json()["paths"]
     assert set(paths) == {
         "/health",
+        "/metrics",
         "/v1/models",
         "/v1/models/{model_id}",
         "/v1/completions",
