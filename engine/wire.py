@@ -46,7 +46,8 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
 
     `stop_token` is the id that ended it (it is then the last of `token_ids`). `prompt_logprobs` comes
     once, with sequence 0: one entry per prompt token, None for the first, in the first output after
-    the prompt was read.
+    the prompt was read. `embedding`: little-endian float32 values, in the only output of a request with
+    `pooling`.
     """
 
     request_id: str
@@ -57,6 +58,7 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     error: str | None = None
+    embedding: bytes | None = None
 
 
 class StepOutputs(msgspec.Struct, tag="step"):
