@@ -18,7 +18,7 @@ MAX_CHOICES_PER_REQUEST: Final = 1024
 # Log-probabilities of prompt tokens in one HTTP request: tokens × (k + 1).
 MAX_PROMPT_LOGPROBS: Final = 1_000_000
 # Characters from which rendering and tokenizing leave the event loop (about 5 ms of work).
-_OFF_LOOP_CHARS: Final = 16_384
+OFF_LOOP_CHARS: Final = 16_384
 # Message fields that carry nothing for a text model.
 _HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations"})
 _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -72,7 +72,7 @@ async def encode_prompts(
             for prompt in prompts
         ]
 
-    return await _off_loop(encode_all) if num_chars > _OFF_LOOP_CHARS else encode_all()
+    return await off_loop(encode_all) if num_chars > OFF_LOOP_CHARS else encode_all()
 
 
 def check_num_prompt_logprobs(prompts: list[Prompt], num_top: int | None, param: str) -> None:
@@ -93,7 +93,13 @@ def check_num_prompt_logprobs(prompts: list[Prompt], num_top: int | None, param:
         )
 
 
-async def encode_chat(messages: list[ChatMessage], template: ChatTemplate, tokenizer: AnyTokenizer) -> Prompt:
+async def encode_chat(
+    messages: list[ChatMessage],
+    template: ChatTemplate,
+    tokenizer: AnyTokenizer,
+    *,
+    add_generation_prompt: bool = True,
+) -> Prompt:
     """Render the conversation by the checkpoint's template, which writes the BOS itself, and encode it."""
     if not messages:
         raise InvalidRequestError("messages is empty", param="messages")
@@ -101,16 +107,17 @@ async def encode_chat(messages: list[ChatMessage], template: ChatTemplate, token
     num_chars = sum(len(message["content"]) for message in rendered)
 
     def encode() -> Prompt:
-        text = template.render(rendered, add_generation_prompt=True)
+        text = template.render(rendered, add_generation_prompt=add_generation_prompt)
         token_ids = tokenizer.encode(text, add_bos=False)
         if not token_ids:
             raise InvalidRequestError("the conversation renders to an empty prompt", param="messages")
         return Prompt(token_ids, text)
 
-    return await _off_loop(encode) if num_chars > _OFF_LOOP_CHARS else encode()
+    return await off_loop(encode) if num_chars > OFF_LOOP_CHARS else encode()
 
 
-async def _off_loop(work: Callable[[], Result]) -> Result:
+async def off_loop(work: Callable[[], Result]) -> Result:
+    """Do `work` in a thread: for what would hold up every stream."""
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
 

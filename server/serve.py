@@ -164,6 +164,7 @@ class _Server:
     def _on_give_up(self, reason: str) -> None:
         kind = None if self._link.failure is None else self._link.failure.kind
         is_usage = self._num_ready == 0 and kind in _USAGE_ERRORS
+        self._state.has_given_up = True
         self._end(reason, EXIT_USAGE if is_usage else EXIT_FAILED)
 
     def _end(self, reason: str, exit_code: int) -> None:

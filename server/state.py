@@ -9,13 +9,17 @@ from remuda.engine.errors import InvalidRequestError
 from remuda.server.errors import ApiError, ServerUnavailableError
 from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.prompts import AnyTokenizer
+from remuda.server.response_store import MemoryResponseStore, ResponseStore
 
 DEFAULT_MAX_BODY_BYTES = 8 * 2**20
 
 
 @dataclass
 class ServerState:
-    """model_names: what requests may call the model; the first is its own name. created: unix seconds."""
+    """model_names: what requests may call the model; the first is its own name. created: unix seconds.
+
+    has_given_up: the engine will not be started again, and the process is about to end.
+    """
 
     link: EngineLink
     tokenizer: AnyTokenizer
@@ -23,11 +27,15 @@ class ServerState:
     model_names: tuple[str, ...]
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     is_draining: bool = False
+    has_given_up: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
+    response_store: ResponseStore = field(default_factory=MemoryResponseStore)
 
     @property
     def status(self) -> str:
-        """`ready`, `loading`, `down` or `draining`."""
+        """`ready`, `loading`, `down`, `draining` or `failed`."""
+        if self.has_given_up:
+            return "failed"
         return "draining" if self.is_draining else self.link.status.value
 
     @property
