@@ -53,7 +53,7 @@ class ResponsesFormat:
         self._texts.append(text)
         logprobs = self._take_logprobs(choice)
         if logprobs:
-            return self._event(_DELTA, **self._place, delta=text, logprobs=logprobs)
+            return self._event(_DELTA, **self._place, delta=text, logprobs=_without_bytes(logprobs))
         return self._before_delta + self._encode(text) + b',"sequence_number":%d}\n\n' % self._next_number()
 
     def finish(self, choice: Choice) -> bytes:
@@ -62,7 +62,12 @@ class ResponsesFormat:
         (item,) = self.response["output"]
         (part,) = item["content"]
         return (
-            self._event("response.output_text.done", **self._place, text=part["text"], logprobs=part["logprobs"])
+            self._event(
+                "response.output_text.done",
+                **self._place,
+                text=part["text"],
+                logprobs=_without_bytes(part["logprobs"]),
+            )
             + self._event("response.content_part.done", **self._place, part=part)
             + self._event("response.output_item.done", output_index=0, item=item)
         )
@@ -169,6 +174,16 @@ def _settings(request: ResponseRequest, *, is_stored: bool) -> dict[str, Any]:
 
 def _output_text(text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
+
+
+def _without_bytes(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As OpenAI's events have them; the bytes of tokens are in the item."""
+    keys = ("token", "logprob")
+    return [
+        {key: entry[key] for key in keys}
+        | {"top_logprobs": [{key: top[key] for key in keys} for top in entry["top_logprobs"]]}
+        for entry in logprobs
+    ]
 
 
 def _usage(usage: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from remuda.engine.errors import InvalidRequestError
-from remuda.engine.sampling_params import MAX_LOGPROBS, SamplingParams
+from remuda.engine.sampling_params import MAX_LOGPROBS, MAX_NEW_TOKENS, SamplingParams
 from remuda.server.param_names import renamed
 from remuda.server.schemas import GenerationRequest
 
@@ -59,8 +59,20 @@ class Reasoning(BaseModel):
     mode: Literal["standard"] | None = None
 
 
+def _declare(schema: dict[str, Any]) -> None:
+    """Tell OpenAPI of the fields that are no attributes; others there are none."""
+    for name in sorted(_HARMLESS):
+        schema["properties"][name] = {"description": "Accepted and ignored."}
+    for name, values in sorted(_NEUTRAL_VALUES.items()):
+        neutral = {"enum": [*values, None], "description": "Not served; these values ask for nothing."}
+        schema["properties"][name] = neutral
+    schema["additionalProperties"] = False
+
+
 class ResponseRequest(GenerationRequest):
     """`POST /v1/responses`. Beside OpenAI's fields, the sampling extras of the other endpoints work here too."""
+
+    model_config = ConfigDict(json_schema_extra=_declare)
 
     # As for chat completions: an open end needs a bound.
     DEFAULT_MAX_TOKENS: ClassVar[int] = 1024
@@ -68,13 +80,13 @@ class ResponseRequest(GenerationRequest):
     # Taken apart by responses_input.parse_input.
     input: SkipValidation[str | list[dict[str, Any]]]
     instructions: str | None = None
-    max_output_tokens: int | None = None
+    max_output_tokens: int | None = Field(None, json_schema_extra={"minimum": 1, "maximum": MAX_NEW_TOKENS})
     previous_response_id: str | None = None
     store: bool | None = None
     background: bool | None = None
     metadata: dict[str, str] | None = None
     include: list[Include] | None = None
-    top_logprobs: int | None = None
+    top_logprobs: int | None = Field(None, json_schema_extra={"minimum": 0, "maximum": MAX_LOGPROBS})
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
     tools: list[dict[str, Any]] | None = None
@@ -90,6 +102,8 @@ class ResponseRequest(GenerationRequest):
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
     n: Literal[1] | None = None
+    prompt_logprobs: None = Field(None, description="Of completions and chat completions alone.")
+    return_token_ids: Literal[False] | None = Field(None, description="Of completions and chat completions alone.")
     max_tokens: None = Field(None, description="Called max_output_tokens here.")
 
     @property
@@ -106,8 +120,7 @@ class ResponseRequest(GenerationRequest):
                 raise InvalidRequestError(f"unknown field {name[:100]!r}", param=name[:100])
             if value not in _NEUTRAL_VALUES[name]:
                 raise InvalidRequestError(f"{name} is not supported by this server", param=name)
-        if self.stream_options is not None and not self.stream:
-            raise InvalidRequestError("stream_options needs stream to be true", param="stream_options")
+        self._check_stream_options()
         self._check_background()
         self._check_metadata()
         _refuse_structure(self)
@@ -129,6 +142,17 @@ class ResponseRequest(GenerationRequest):
         if num_top and not self.has_logprobs:
             raise InvalidRequestError(f"top_logprobs needs include to name {_LOGPROBS}", param="top_logprobs")
         return num_top if self.has_logprobs else None
+
+    def _check_stream_options(self) -> None:
+        if self.stream_options is None:
+            return
+        if not self.stream:
+            raise InvalidRequestError("stream_options needs stream to be true", param="stream_options")
+        # Usage comes with the last event of every stream, so it may as well be asked for.
+        for name in sorted(self.stream_options.model_fields_set - {"include_obfuscation", "include_usage"}):
+            raise InvalidRequestError(
+                f"stream_options.{name} is not supported here", param=f"stream_options.{name}"
+            )
 
     def _check_background(self) -> None:
         if not self.background:

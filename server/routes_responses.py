@@ -63,10 +63,9 @@ def _creating(state: ServerState) -> APIRouter:
 
 def _stored(state: ServerState) -> APIRouter:
     router = APIRouter(prefix="/v1/responses/{response_id}")
-    store = state.response_store
 
     async def find(response_id: str) -> StoredResponse:
-        found = await store.get(response_id)
+        found = await state.response_store.get(response_id)
         if found is None:
             raise _not_found(response_id)
         return found
@@ -82,7 +81,7 @@ def _stored(state: ServerState) -> APIRouter:
     @router.delete("", responses=_STORED_RESPONSES)
     async def delete_response(response_id: str) -> dict[str, Any]:
         """Forget a stored response. One that runs in the background ends."""
-        if not await store.delete(response_id):
+        if not await state.response_store.delete(response_id):
             raise _not_found(response_id)
         return {"id": response_id, "object": "response", "deleted": True}
 
@@ -95,7 +94,7 @@ def _stored(state: ServerState) -> APIRouter:
             raise InvalidRequestError(message, param="response_id")
         if found.is_running:
             cancelled = msgspec.json.encode({**msgspec.json.decode(found.body), "status": "cancelled"})
-            await store.update(msgspec.structs.replace(found, status="cancelled", body=cancelled))
+            await state.response_store.update(msgspec.structs.replace(found, status="cancelled", body=cancelled))
             # It may have ended by itself just before.
             found = await find(response_id)
         return _json(found.body)
