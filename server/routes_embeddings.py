@@ -21,7 +21,7 @@ from remuda.server.generation import Generation
 from remuda.server.json_body import StrictRoute
 from remuda.server.link import RequestHandle
 from remuda.server.param_names import renamed
-from remuda.server.prompts import check_num_choices, encode_prompts, off_loop, parse_prompts
+from remuda.server.prompts import MAX_CHOICES_PER_REQUEST, encode_prompts, off_loop, parse_prompts
 from remuda.server.schemas import GENERATION_RESPONSES
 from remuda.server.sse import IDLE_S, GenerationResponse, send_json
 from remuda.server.state import ServerState
@@ -86,7 +86,9 @@ def embedding_routes(state: ServerState) -> APIRouter:
         vocab_size = state.ready_engine().vocab_size
         with renamed("prompt", "input"):
             parsed = parse_prompts(request.input)
-            check_num_choices(len(parsed), 1)
+            if len(parsed) > MAX_CHOICES_PER_REQUEST:
+                message = f"input: {len(parsed)} texts are more than the limit of {MAX_CHOICES_PER_REQUEST}"
+                raise InvalidRequestError(message, param="input")
             add_bos = request.add_special_tokens is not False
             prompts = await encode_prompts(parsed, state.tokenizer, vocab_size, add_bos=add_bos)
 
