@@ -96,6 +96,15 @@ def serve(
             help="Seconds that running requests may go on after SIGTERM.",
         ),
     ] = 15,
+    max_stored_responses: Annotated[
+        int,
+        _WHOLE,
+        Parameter(group=_HTTP, validator=Number(gte=0), help="Responses kept by /v1/responses; 0: none is kept."),
+    ] = 10_000,
+    max_stored_mb: Annotated[
+        float,
+        Parameter(group=_HTTP, validator=Number(gt=0, lte=2**20), help="Memory for kept responses, in MiB."),
+    ] = 256,
     log_level: Annotated[LogLevel, Parameter(group=_HTTP, help="Least level that is logged.")] = "info",
     device: _Device = "auto",
     backend: _Backend = "auto",
@@ -164,6 +173,8 @@ def serve(
         log_level=log_level,
         max_body_bytes=int(max_body_mb * 2**20),
         grace_s=shutdown_grace,
+        max_stored_responses=max_stored_responses,
+        max_stored_bytes=int(max_stored_mb * 2**20),
     )
     return run_server(options, config)
 

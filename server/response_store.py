@@ -1,9 +1,10 @@
 """Responses that `store` keeps, for retrieval and for `previous_response_id`. Bounded; in memory; nothing on disk.
 
 `ResponseStore` is all that the routes know. Every method is async and takes and gives plain structs of bytes, so
-that the store may stand in another process: `store_process.py` serves one to many API workers over a socket,
-since a store in each of them would not find what another has kept. A later issue may add the saved state of the
-model to `StoredResponse`, so that a conversation goes on without being read again.
+that the store may stand in another process: a store in each of several API workers would not find what another
+has kept, so the parent has the one store, by `store_server.py`, and workers reach it by `store_client.py`. That
+is one hop over a Unix socket for each call, and needs no affinity from whoever spreads the connections. A later
+issue may add the saved state of the model to `StoredResponse`, so that a conversation is not read again.
 """
 
 from collections import OrderedDict
@@ -127,7 +128,8 @@ class MemoryResponseStore:
         self._running[response.id] = (response, on_end)
         self._make_room()
         if self._is_over():
-            self._drop(response.id)
+            del self._running[response.id]
+            self.num_bytes -= response.num_bytes
             raise QueueFullError(
                 f"the {len(self._running)} responses that run now are all that the store can keep"
             )

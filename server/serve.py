@@ -23,6 +23,7 @@ from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.loading_display import LoadingDisplay, ready_line
 from remuda.server.options import ServeOptions
 from remuda.server.protocol import StallGuardProtocol
+from remuda.server.response_store import MemoryResponseStore
 from remuda.server.state import ServerState
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class _Server:
             template,
             options.served_model_names or (location.name,),
             options.max_body_bytes,
+            response_store=MemoryResponseStore(options.max_stored_responses, options.max_stored_bytes),
         )
         self._http = _HttpServer(
             uvicorn.Config(

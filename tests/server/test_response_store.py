@@ -87,8 +87,10 @@ def test_what_runs_is_never_thrown_out() -> None:
         await keep(store, "b")
         await store.create(make("c"))
         assert await names(store, *"abc") == ["a", "c"]
-        with pytest.raises(QueueFullError, match="2 responses that run"):
-            await store.create(make("d"))
+        num_bytes = store.num_bytes
+        with pytest.raises(QueueFullError, match="the 2 responses"):
+            await store.create(make("d"), lambda: pytest.fail("it was never kept"))
+        assert store.num_bytes == num_bytes
         assert await names(store, *"abcd") == ["a", "c"]
         assert await store.update(make("a", "failed"))
         await store.create(make("d"))
