@@ -40,6 +40,6 @@ def create_api(state: ServerState) -> FastAPI:
     for routes in _ROUTES:
         app.include_router(routes(state))
     app.include_router(docs_routes())
-    serve_schema(app)
+    serve_schema(app, state.model_names)
     install_handlers(app)
     return app

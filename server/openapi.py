@@ -3,6 +3,7 @@
 Also what FastAPI cannot know: routes that write their bodies themselves answer as told in `_ANSWERS`.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -63,19 +64,23 @@ _ANSWERS: Final[dict[tuple[str, str], dict[str, Any]]] = {
 }
 
 
-def serve_schema(app: FastAPI) -> None:
-    """Make `app.openapi`, and so `/openapi.json`, tell the truth."""
+# Where the id of a new response may be used.
+_RESPONSE_PATH: Final = "/v1/responses/{response_id}"
+
+
+def serve_schema(app: FastAPI, model_names: Sequence[str]) -> None:
+    """Make `app.openapi`, and so `/openapi.json`, tell the truth. model_names: what requests may ask for."""
 
     def schema() -> dict[str, Any]:
         if app.openapi_schema is None:
-            app.openapi_schema = _describe(app)
+            app.openapi_schema = _describe(app, model_names)
         return app.openapi_schema
 
     # FastAPI's documented way to change the schema.
     app.openapi = schema  # type: ignore[method-assign]
 
 
-def _describe(app: FastAPI) -> dict[str, Any]:
+def _describe(app: FastAPI, model_names: Sequence[str]) -> dict[str, Any]:
     found = get_openapi(title=app.title, version=app.version, description=_DESCRIPTION, routes=app.routes)
     for path, operations in found["paths"].items():
         for method, operation in operations.items():
@@ -84,6 +89,19 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     for name in _UNUSED_SCHEMAS:
         schemas.pop(name, None)
     schemas["Error"] = _ERROR
+    for name, schema in schemas.items():
+        if name.endswith("Request") and "model" in schema["properties"]:
+            is_required = "model" in schema.get("required", ())
+            schema["properties"]["model"] = {"enum": [*model_names, *([] if is_required else [None])]}
+    found["paths"]["/v1/responses"]["post"]["responses"]["200"]["links"] = {
+        operation["operationId"]: {
+            "operationId": operation["operationId"],
+            "parameters": {"response_id": "$response.body#/id"},
+        }
+        for path, operations in found["paths"].items()
+        for operation in operations.values()
+        if path.startswith(_RESPONSE_PATH)
+    }
     return found
 
 

@@ -64,7 +64,7 @@ def to_messages(instructions: str | None, items: list[Item]) -> list[ChatMessage
 def _parse_item(place: str, item: object) -> Item:
     if not isinstance(item, dict):
         raise _bad(place, "must be an object")
-    kind = item.get("type") or "message"
+    kind = "message" if item.get("type") is None else item["type"]
     if not isinstance(kind, str) or kind not in _FIELDS:
         known = ", ".join(_FIELDS)
         raise _bad(f"{place}.type", f"{str(kind)[:60]!r} is not supported, only {known}")

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.sampling_params import MAX_LOGPROBS, MAX_NEW_TOKENS, SamplingParams
 from remuda.server.param_names import renamed
+from remuda.server.responses_input_schema import INPUT_SCHEMA
 from remuda.server.schemas import GenerationRequest
 
 # Without effect on the answer.
@@ -78,7 +79,7 @@ class ResponseRequest(GenerationRequest):
     DEFAULT_MAX_TOKENS: ClassVar[int] = 1024
 
     # Taken apart by responses_input.parse_input.
-    input: SkipValidation[str | list[dict[str, Any]]]
+    input: SkipValidation[str | list[dict[str, Any]]] = Field(json_schema_extra=INPUT_SCHEMA)
     instructions: str | None = None
     max_output_tokens: int | None = Field(None, json_schema_extra={"minimum": 1, "maximum": MAX_NEW_TOKENS})
     previous_response_id: str | None = None
@@ -101,9 +102,9 @@ class ResponseRequest(GenerationRequest):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: Literal["in_memory", "24h"] | None = None
-    n: Literal[1] | None = None
+    n: int | None = Field(None, json_schema_extra={"minimum": 1, "maximum": 1})
     prompt_logprobs: None = Field(None, description="Of completions and chat completions alone.")
-    return_token_ids: Literal[False] | None = Field(None, description="Of completions and chat completions alone.")
+    return_token_ids: None = Field(None, description="Of completions and chat completions alone.")
     max_tokens: None = Field(None, description="Called max_output_tokens here.")
 
     @property
@@ -120,6 +121,8 @@ class ResponseRequest(GenerationRequest):
                 raise InvalidRequestError(f"unknown field {name[:100]!r}", param=name[:100])
             if value not in _NEUTRAL_VALUES[name]:
                 raise InvalidRequestError(f"{name} is not supported by this server", param=name)
+        if self.n not in (None, 1):
+            raise InvalidRequestError("n must be 1: a response has one answer", param="n")
         self._check_stream_options()
         self._check_background()
         self._check_metadata()

@@ -37,9 +37,9 @@ class EmbeddingRequest(BaseModel):
 
     model: str
     # Taken apart by prompts.parse_prompts.
-    input: SkipValidation[str | list[str] | list[int] | list[list[int]]]
+    input: SkipValidation[str | list[str] | list[int] | list[list[int]]] = Field(json_schema_extra={"minItems": 1})
     encoding_format: Literal["float", "base64"] | None = None
-    dimensions: int | None = Field(None, description="Not supported: the vectors cannot be shortened.")
+    dimensions: None = Field(None, description="Not supported: the vectors cannot be shortened.")
     user: str | None = None
     pooling: Pooling | None = Field(None, description="`last`, the default, or `mean`.")
     normalize: bool | None = Field(None, description="Whether vectors have length 1; by default they do.")
@@ -78,9 +78,6 @@ def embedding_routes(state: ServerState) -> APIRouter:
     async def create_embeddings(request: EmbeddingRequest) -> Response:
         """Embed one text or many."""
         state.check_model(request.model)
-        if request.dimensions is not None:
-            message = "dimensions is not supported: this model's vectors cannot be shortened"
-            raise InvalidRequestError(message, param="dimensions")
         if request.input is None:
             raise InvalidRequestError("input is required", param="input")
         vocab_size = state.ready_engine().vocab_size

@@ -71,7 +71,9 @@ def _stored(state: ServerState) -> APIRouter:
         return found
 
     @router.get("", responses=_STORED_RESPONSES)
-    async def retrieve_response(response_id: str, stream: bool = False) -> Response:
+    async def retrieve_response(
+        response_id: str, stream: Annotated[bool, Query(json_schema_extra={"enum": [False]})] = False
+    ) -> Response:
         """A stored response, as it stands. Its events cannot be had again: `stream` must be false."""
         if stream:
             message = "stream is not supported for stored responses; retrieve the response whole"

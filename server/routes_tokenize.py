@@ -23,10 +23,17 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
+# For the OpenAPI schema: one of the two is there, and not null.
+_ONE_OF: Final[list[Any]] = [
+    {"required": ["prompt"], "properties": {"prompt": {"type": "string"}}},
+    {"required": ["messages"], "properties": {"messages": {"type": "array", "minItems": 1}}},
+]
+
+
 class TokenizeRequest(BaseModel):
     """A text as `prompt`, or a conversation as `messages`."""
 
-    model_config = ConfigDict(strict=True, extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"oneOf": _ONE_OF})
 
     model: str | None = None
     prompt: str | None = None
@@ -54,7 +61,7 @@ class DetokenizeRequest(BaseModel):
 
     model: str | None = None
     # Looked at by hand: pydantic would report one error for each id.
-    tokens: SkipValidation[list[int]]
+    tokens: SkipValidation[list[int]] = Field(json_schema_extra={"items": {"type": "integer", "minimum": 0}})
 
 
 class DetokenizeAnswer(BaseModel):

@@ -148,6 +148,8 @@ def test_unknown_urls_and_methods(http: httpx2.Client) -> None:
     assert_error(answer, 405, code="method_not_allowed")
     assert answer.headers["allow"] == "POST"
     assert_error(http.delete("/health"), 405, code="method_not_allowed")
+    assert http.put("/v1/responses/resp_1").headers["allow"] == "DELETE, GET"
+    assert http.request("OPTIONS", "/docs").headers["allow"] == "GET"
 
 
 def test_request_id(http: httpx2.Client) -> None:
