@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import msgspec
@@ -46,7 +46,8 @@ class Recorder:
         if self._store is not None:
             snapshot = self._snapshot()
             self._has_ended = not snapshot.is_running
-            await self._store.update(snapshot)
+            with _tolerating_loss():
+                await self._store.update(snapshot)
 
     @asynccontextmanager
     async def recording(self) -> AsyncIterator[None]:
@@ -60,7 +61,8 @@ class Recorder:
             raise
         finally:
             if self._store is not None and not self._has_ended:
-                await self._store.delete(str(self._format.response["id"]))
+                with _tolerating_loss():
+                    await self._store.delete(str(self._format.response["id"]))
 
     @asynccontextmanager
     async def settling(self) -> AsyncIterator[None]:
@@ -88,6 +90,15 @@ class Recorder:
             previous_id=response["previous_response_id"],
             is_background=response["background"],
         )
+
+
+@contextmanager
+def _tolerating_loss() -> Iterator[None]:
+    """An answer that is under way is worth more than its record."""
+    try:
+        yield
+    except ServerUnavailableError as error:
+        logger.warning("a response is not kept as it ended: %s", error)
 
 
 class WholeRecorded(WholeResponse):

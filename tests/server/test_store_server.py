@@ -5,6 +5,7 @@ import stat
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 import uvloop
 
 from remuda.engine.errors import InvalidRequestError, QueueFullError
+from remuda.engine.wire import AddRequest, SequenceOutput
 from remuda.server import store_client
 from remuda.server.errors import ServerUnavailableError
 from remuda.server.response_store import MemoryResponseStore, StoredResponse
@@ -222,6 +224,27 @@ def test_workers_are_one_server_to_clients(urls: list[str]) -> None:
         second.responses.delete(answer.id)
         with pytest.raises(openai.NotFoundError):
             first.responses.retrieve(answer.id)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_store_that_is_lost_under_way_does_not_cost_the_answer(
+    shared: Path, engine: FakeEngine, server: AppServer, is_stream: bool
+) -> None:
+    store = server.state.response_store = RemoteResponseStore(shared, is_enabled=True)
+
+    async def forget() -> None:
+        await store.close()
+        store._path = Path("/nonexistent")
+
+    def script(request: AddRequest) -> Iterator[list[SequenceOutput]]:
+        asyncio.run_coroutine_threadsafe(forget(), server.loop).result(10)
+        yield from says("Yes")(request)
+
+    engine.script = script
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        answer: Any = client.responses.create(model="fake", input="Hi", stream=is_stream)
+        answer = list(answer)[-1].response if is_stream else answer
+        assert (answer.status, answer.output_text) == ("completed", "Yes")
 
 
 def test_without_the_store_only_what_needs_it_fails(path: Path, engine: FakeEngine, server: AppServer) -> None:
