@@ -17,7 +17,7 @@ from remuda.engine.errors import InvalidRequestError, QueueFullError
 from remuda.engine.wire import AddRequest, SequenceOutput
 from remuda.server import store_client
 from remuda.server.errors import ServerUnavailableError
-from remuda.server.response_store import MemoryResponseStore, StoredResponse
+from remuda.server.response_store import MemoryResponseStore, OnEnd, StoredResponse
 from remuda.server.store_client import RemoteResponseStore
 from remuda.server.store_server import StoreServer
 from tests.server.fakes import AppServer, FakeEngine, eventually, says
@@ -228,15 +228,23 @@ def test_workers_are_one_server_to_clients(urls: list[str]) -> None:
 
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_a_store_that_is_lost_under_way_does_not_cost_the_answer(
-    shared: Path, engine: FakeEngine, server: AppServer, is_stream: bool
+    shared: Path, engine: FakeEngine, server: AppServer, is_stream: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = server.state.response_store = RemoteResponseStore(shared, is_enabled=True)
+    create, is_kept = store.create, threading.Event()
+
+    async def watched(response: StoredResponse, on_end: OnEnd | None = None) -> None:
+        await create(response, on_end)
+        is_kept.set()
+
+    monkeypatch.setattr(store, "create", watched)
 
     async def forget() -> None:
         await store.close()
         store._path = Path("/nonexistent")
 
     def script(request: AddRequest) -> Iterator[list[SequenceOutput]]:
+        assert is_kept.wait(10)
         asyncio.run_coroutine_threadsafe(forget(), server.loop).result(10)
         yield from says("Yes")(request)
 
