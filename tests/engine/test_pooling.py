@@ -1,11 +1,13 @@
 """Pooled hidden states: what the model gives for the whole prompt, however it is split, alone or in a batch."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from remuda.engine import Engine
 from remuda.engine.core import EngineCore
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.models.base import ForwardBatch, Slots
@@ -115,6 +117,20 @@ def test_a_bad_state_is_an_error_and_not_a_vector(depth: int, pooling: str) -> N
     core._pool.layers[0]["h"][victim.sequences[0].slot].fill_(torch.nan)
     (last,) = run(core)["a"]
     assert (last.finish_reason, last.embedding) == ("error", None)
+
+
+def test_the_offline_engine_gives_the_vector() -> None:
+    engine = Engine(str(Path(__file__).parents[1] / "data" / "longhorn-tiny"), backend="cpu", num_slots=2)
+    last, mean, plain = (
+        engine.generate([[1, 2, 3]], params)[0]
+        for params in (pooled("last"), pooled("mean"), SamplingParams(max_tokens=0))
+    )
+    assert last.embedding is not None
+    assert mean.embedding is not None
+    assert len(last.embedding) == len(mean.embedding)
+    assert last.embedding != mean.embedding
+    assert plain.embedding is None
+    assert engine.generate([[1, 2, 3]], pooled("last"))[0].embedding == pytest.approx(last.embedding)
 
 
 @pytest.mark.parametrize(
