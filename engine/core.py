@@ -177,6 +177,7 @@ class EngineCore:
             return self._fail_unhealthy(sequence, 0)
         self._scheduler.finish(sequence)
         output = SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="length")
+        output.embedding = chunk.request.embedding
         self._attach_first(output, chunk.request)
         return output
 

@@ -15,6 +15,7 @@ from remuda.engine.device_logprobs import PendingDrawn, PendingPrompt, score, sc
 from remuda.engine.device_sampling import DeviceSampling, plan_starts
 from remuda.engine.models.base import ForwardBatch, Model, Slots
 from remuda.engine.packing import LOGPROB_ROWS, PackedStep, pack
+from remuda.engine.pooling import PendingPooled, pool_prompts
 from remuda.engine.prompt_graphs import PromptGraphs, PromptShape
 from remuda.engine.runner import NO_TOKEN, StepResult, fork_state, pad_batch
 from remuda.engine.sampling_params import MAX_LOGPROBS
@@ -76,7 +77,7 @@ class _Launched:
     stage: _Stage
     sequences: list[Sequence]
     drawn: list[PendingDrawn]
-    prompts: list[PendingPrompt]
+    prompts: list[PendingPrompt | PendingPooled]
 
     def read(self) -> StepResult:
         if self.stage.event is not None:
@@ -126,7 +127,7 @@ class DeviceRunner:
     def launch(self, plan: Plan) -> "_Launched":
         """See `Runner.launch`."""
         stage = self._stages[self._num_launched % _NUM_STAGES]
-        prompts: list[PendingPrompt] = []
+        prompts: list[PendingPrompt | PendingPooled] = []
         if plan.prefill:
             step = pack(plan)
             shape = self.prompts.shape_of(step)
@@ -230,7 +231,7 @@ class DeviceRunner:
             if chunk.is_last:
                 fork_state(self._pool, chunk)
 
-    def _run_mixed(self, step: PackedStep) -> list[PendingPrompt]:
+    def _run_mixed(self, step: PackedStep) -> list[PendingPrompt | PendingPooled]:
         """Decode rows and prompt chunks together, kernel by kernel. Draws into the buffers."""
         a, b = step.num_decoding, step.num_decode
         starts = plan_starts(step)
@@ -261,7 +262,8 @@ class DeviceRunner:
         )
         hidden = self._model.forward(batch, self._pool.layers)
         self._begin(step, begun, prompt_ids)
-        prompts = score_prompts(step, hidden, self._model)
+        prompts: list[PendingPrompt | PendingPooled] = [*score_prompts(step, hidden, self._model)]
+        prompts += pool_prompts(step, hidden)
         if step.sequences:
             self._draw(hidden[output_of], drawn)
         return prompts

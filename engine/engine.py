@@ -2,6 +2,7 @@
 
 import itertools
 import operator
+from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -32,11 +33,15 @@ class Completion:
 
 @dataclass
 class RequestOutput:
-    """A prompt with its `n` completions. `prompt_logprobs`: one entry per prompt token, None for the first."""
+    """A prompt with its `n` completions. `prompt_logprobs`: one entry per prompt token, None for the first.
+
+    embedding: the pooled hidden state, where the parameters ask for it by `pooling`.
+    """
 
     prompt_token_ids: list[int]
     completions: list[Completion]
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    embedding: list[float] | None = None
 
 
 class _Run:
@@ -81,6 +86,8 @@ class _Run:
         completion.finish_reason = output.finish_reason
         if output.prompt_logprobs is not None:
             self.output.prompt_logprobs = output.prompt_logprobs
+        if output.embedding is not None:
+            self.output.embedding = array("f", output.embedding).tolist()
         if delta.stopped and output.finish_reason != "stop":
             completion.finish_reason = "stop"
             self._engine.core.abort(self.request_id, output.index)

@@ -49,11 +49,21 @@ class PackedStep:
 
     def scored_chunks(self) -> Iterator[tuple[PrefillChunk, slice]]:
         """The chunks whose prompt log-probabilities are asked for, each with its outputs among the L."""
+        for chunk, rows in self._outputs_of_chunks():
+            if chunk.request.params.prompt_logprobs is not None:
+                yield chunk, rows
+
+    def pooled_chunks(self) -> Iterator[tuple[PrefillChunk, slice]]:
+        """The chunks of prompts whose pooled hidden state is asked for, each with its outputs among the L."""
+        for chunk, rows in self._outputs_of_chunks():
+            if chunk.request.params.pooling is not None:
+                yield chunk, rows
+
+    def _outputs_of_chunks(self) -> Iterator[tuple[PrefillChunk, slice]]:
         first = self.num_decoding
         for chunk in self.chunks:
             end = first + _num_output_rows(chunk)
-            if chunk.request.params.prompt_logprobs is not None:
-                yield chunk, slice(first, end)
+            yield chunk, slice(first, end)
             first = end
 
 
@@ -89,7 +99,8 @@ def pack(plan: Plan) -> PackedStep:
 
 
 def _num_output_rows(chunk: PrefillChunk) -> int:
-    """Hidden rows that a chunk is asked for: all for prompt log-probabilities, else the last of the prompt."""
-    if chunk.request.params.prompt_logprobs is not None:
+    """Hidden rows that a chunk is asked for: all for log-probabilities or a mean, else the last of the prompt."""
+    params = chunk.request.params
+    if params.prompt_logprobs is not None or params.pooling == "mean":
         return chunk.end - chunk.start
     return int(chunk.is_last)

@@ -74,7 +74,7 @@ class PromptGraphs:
 
     def shape_of(self, step: PackedStep) -> PromptShape | None:
         """The least shape that holds the step's chunks; None where none does, or all hidden states are wanted."""
-        if any(step.scored_chunks()):
+        if any(step.scored_chunks()) or any(step.pooled_chunks()):
             return None
         num_tokens, num_seqs = len(step.prompt_ids), len(step.chunks)
         fitting = (s for s in self.shapes if s.num_tokens >= num_tokens and s.num_seqs >= num_seqs)

@@ -8,6 +8,7 @@ import torch
 
 from remuda.engine.models.base import ForwardBatch, Model, Slots
 from remuda.engine.packing import LOGPROB_ROWS, PackedStep, pack
+from remuda.engine.pooling import pool_prompts
 from remuda.engine.sampler import Sampler, token_logprobs
 from remuda.engine.scheduler import Plan, PrefillChunk
 from remuda.engine.sequence import Sequence, row_seed
@@ -84,6 +85,8 @@ class HostRunner:
                     self._sampler.start(sequence, self._device)
         for chunk, rows in step.scored_chunks():
             self._score_prompt(chunk, hidden[rows])
+        for pooled in pool_prompts(step, hidden):
+            pooled.read()
         if not step.sequences:
             return _Done(StepResult([], []))
         if len(hidden) != len(step.sequences) or not np.array_equal(step.output_of, np.arange(len(hidden))):

@@ -1,7 +1,7 @@
 """How to draw the tokens of one request, and when to stop. Validated once, at the door."""
 
 import math
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,6 +15,9 @@ MAX_LOGIT_BIAS: Final = 1024
 MAX_CHOICES: Final = 128
 MAX_NEW_TOKENS: Final = 2**31 - 1
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+Pooling = Literal["last", "mean"]
+_POOLINGS: Final = ("last", "mean")
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +40,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         before temperature and penalties) give that many of the likeliest; None gives none.
     skip_special_tokens: leave special tokens out of the text.
     priority: among those who wait for a slot, the lowest goes first.
+    pooling: give the prompt's hidden state after the last norm, of its last token or the mean over its
+        tokens. Nothing is drawn then: `max_tokens` must be 0, and `n` 1.
     """
 
     temperature: float = 1.0
@@ -59,6 +64,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
     priority: int = 0
+    pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
         self._take_plain_forms()
@@ -90,6 +96,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         _check_count("logit_bias", len(self.logit_bias), MAX_LOGIT_BIAS)
         for bias in self.logit_bias.values():
             _check_float("logit_bias", bias, -100.0, 100.0)
+        self._check_pooling()
+
+    def _check_pooling(self) -> None:
+        if self.pooling is None:
+            return
+        if self.pooling not in _POOLINGS:
+            raise InvalidRequestError(f"pooling must be last or mean, not {self.pooling!r}", param="pooling")
+        if self.max_tokens != 0 or self.n != 1 or self.prompt_logprobs is not None:
+            message = "pooling needs max_tokens to be 0, n to be 1, and no prompt_logprobs"
+            raise InvalidRequestError(message, param="pooling")
 
     def _take_plain_forms(self) -> None:
         """A stop string alone, and lists where tuples stand, are meant as the obvious."""
@@ -155,6 +171,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "prompt_logprobs": _OPTIONAL_INT,
     "skip_special_tokens": (bool,),
     "priority": (int,),
+    "pooling": (str, type(None)),
 }
 
 

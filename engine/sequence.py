@@ -86,6 +86,10 @@ class Request:
     queued_s: float = 0.0
     # One entry per prompt token read so far, where the request asks for them.
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=lambda: [None])
+    # Sum of the hidden states read so far, (hidden_size,) float64, where a mean is asked for.
+    hidden_sum: torch.Tensor | None = None
+    # The pooled hidden state as the wire wants it, once the prompt is read.
+    embedding: bytes | None = None
 
     @classmethod
     def create(

@@ -56,7 +56,8 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
 
     `stop_token` is the id that ended it (it is then the last of `token_ids`). `prompt_logprobs` comes
     once, with sequence 0: one entry per prompt token, None for the first, in the first output after
-    the prompt was read. `queued_s` comes with it: seconds that the request waited for a slot.
+    the prompt was read. `queued_s` comes with it: seconds that the request waited for a slot. `embedding`:
+    little-endian float32 values, in the only output of a request with `pooling`.
     """
 
     request_id: str
@@ -68,6 +69,7 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
     stop_token: int | None = None
     error: str | None = None
     queued_s: float | None = None
+    embedding: bytes | None = None
 
 
 class StepOutputs(msgspec.Struct, tag="step"):

@@ -104,6 +104,15 @@ def serve(
             help="Seconds that running requests may go on after SIGTERM.",
         ),
     ] = 15,
+    max_stored_responses: Annotated[
+        int,
+        _WHOLE,
+        Parameter(group=_HTTP, validator=Number(gte=0), help="Responses kept by /v1/responses; 0: none is kept."),
+    ] = 10_000,
+    max_stored_mb: Annotated[
+        float,
+        Parameter(group=_HTTP, validator=Number(gt=0, lte=2**20), help="Memory for kept responses, in MiB."),
+    ] = 256,
     log_level: Annotated[LogLevel, Parameter(group=_HTTP, help="Least level that is logged.")] = "info",
     device: _Device = "auto",
     backend: _Backend = "auto",
@@ -181,6 +190,8 @@ def serve(
         log_format=safety.log_format,
         has_access_log=safety.access_log,
         otlp_endpoint=safety.otlp_endpoint,
+        max_stored_responses=max_stored_responses,
+        max_stored_bytes=int(max_stored_mb * 2**20),
     )
     return run_server(options, config)
 

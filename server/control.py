@@ -16,12 +16,13 @@ _MAX_LINE_BYTES = 2**20
 
 
 class Launch(msgspec.Struct, frozen=True, tag="launch"):
-    """To the worker, first of all. name: how the engine is to know it."""
+    """To the worker, first of all. name: how the engine is to know it. store_path: the response store's socket."""
 
     name: str
     options: ServeOptions
     location: CheckpointLocation
     tokenizer: str | None
+    store_path: Path
 
 
 class EngineUp(msgspec.Struct, frozen=True, tag="engine_up"):
@@ -37,7 +38,12 @@ class EngineDown(msgspec.Struct, frozen=True, tag="engine_down"):
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """To the worker: take no new requests, and tell when there is none left."""
+    """To the worker: take no new requests, and tell when there is none left.
+
+    has_given_up: since the engine, or the workers, will not be started again.
+    """
+
+    has_given_up: bool = False
 
 
 class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):

@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from remuda.engine import errors as engine_errors
 from remuda.engine.errors import (
@@ -20,6 +21,8 @@ from remuda.engine.errors import (
 RETRY_AFTER_S: Final = "1"
 INVALID_REQUEST: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
+
+_METHODS: Final = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 # Parts of a pydantic location that name a branch of a union or the place of the body, not a field.
 _NOT_A_FIELD: Final = frozenset({"body", "query", "path", "header"})
@@ -156,8 +159,16 @@ def _of_routing(request: Request, error: HTTPException) -> ApiError:
         return ApiError(404, f"unknown URL: {target}", code="unknown_url")
     if error.status_code == 405:
         message = f"method not allowed: {target}"
-        return ApiError(405, message, code="method_not_allowed", headers=error.headers)
+        headers = {"allow": ", ".join(_allowed_methods(request))}
+        return ApiError(405, message, code="method_not_allowed", headers=headers)
     return ApiError(error.status_code, str(error.detail), headers=error.headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Of every route at this path; Starlette names those of the first alone."""
+    routes = request.app.router.routes
+    scopes = {method: {**request.scope, "method": method} for method in _METHODS}
+    return [m for m, scope in scopes.items() if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 def _of_validation(errors: Sequence[Any]) -> ApiError:

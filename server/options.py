@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from remuda.engine.log_format import LogFormat
 from remuda.server.access import AccessPolicy
 from remuda.server.request_limits import RequestLimits
+from remuda.server.response_store import DEFAULT_MAX_RESPONSES, DEFAULT_MAX_STORED_BYTES
 from remuda.server.state import DEFAULT_MAX_BODY_BYTES
 from remuda.server.tls import TlsFiles
 
@@ -15,7 +16,8 @@ DEFAULT_MAX_CONNECTIONS = 4096
 class ServeOptions:
     """num_api_workers: processes that serve HTTP. drain_timeout_s: how long running requests may go on after
     SIGTERM. max_connections: of one API worker. has_access_log: one line for each request. otlp_endpoint: where
-    traces go, by OTLP over HTTP.
+    traces go, by OTLP over HTTP. max_stored_responses, max_stored_bytes: bounds of what `/v1/responses` keeps; 0
+    responses: nothing is kept.
     """
 
     host: str = "127.0.0.1"
@@ -32,3 +34,5 @@ class ServeOptions:
     log_format: LogFormat = "text"
     has_access_log: bool = True
     otlp_endpoint: str | None = None
+    max_stored_responses: int = DEFAULT_MAX_RESPONSES
+    max_stored_bytes: int = DEFAULT_MAX_STORED_BYTES

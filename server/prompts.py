@@ -18,8 +18,8 @@ AnyTokenizer = Tokenizer | TokenIdTokenizer
 MAX_CHOICES_PER_REQUEST: Final = 1024
 # Log-probabilities of prompt tokens in one HTTP request: tokens × (k + 1).
 MAX_PROMPT_LOGPROBS: Final = 1_000_000
-# Characters from which tokenizing leaves the event loop (about 5 ms of work).
-_OFF_LOOP_CHARS: Final = 16_384
+# Characters from which rendering and tokenizing leave the event loop (about 5 ms of work).
+OFF_LOOP_CHARS: Final = 16_384
 # Message fields that carry nothing for a text model.
 _HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations"})
 _PLAIN: Final = TemplateOptions()
@@ -74,7 +74,7 @@ async def encode_prompts(
             for prompt in prompts
         ]
 
-    return await _off_loop(encode_all) if num_chars > _OFF_LOOP_CHARS else encode_all()
+    return await off_loop(encode_all) if num_chars > OFF_LOOP_CHARS else encode_all()
 
 
 def check_num_prompt_logprobs(prompts: list[Prompt], num_top: int | None, param: str) -> None:
@@ -115,10 +115,11 @@ async def encode_chat(
         return Prompt(token_ids, text)
 
     # However short the messages are, a template may work on them for most of a second before its budget ends.
-    return await _off_loop(encode)
+    return await off_loop(encode)
 
 
-async def _off_loop(work: Callable[[], Result]) -> Result:
+async def off_loop(work: Callable[[], Result]) -> Result:
+    """Do `work` in a thread: for what would hold up every stream."""
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
 

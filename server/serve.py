@@ -28,6 +28,8 @@ from remuda.server.loading_display import LoadingDisplay, ready_line
 from remuda.server.metrics import shared_metrics
 from remuda.server.options import ServeOptions
 from remuda.server.prepare import prepare_process, warn_of_open_doors
+from remuda.server.response_store import MemoryResponseStore
+from remuda.server.store_server import StoreServer
 from remuda.server.worker_process import WorkerSupervisor
 
 logger = logging.getLogger(__name__)
@@ -49,10 +51,10 @@ def run_server(options: ServeOptions, config: EngineConfig) -> int:
             stack.enter_context(listener)
         prepare_process(options)
         warn_of_open_doors(options)
-        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="remuda-metrics-"))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="remuda-http-")))
         location = find_checkpoint(config.model)
-        launch = Launch("", options, location, config.tokenizer)
-        return uvloop.run(_Server(launch, config, listeners, shared_metrics(Path(directory))).run())
+        launch = Launch("", options, location, config.tokenizer, directory / "responses.sock")
+        return uvloop.run(_Server(launch, config, listeners, shared_metrics(directory)).run())
 
 
 class _Server:
@@ -80,6 +82,8 @@ class _Server:
             log_level=launch.options.log_level,
             log_format=launch.options.log_format,
         )
+        store = MemoryResponseStore(self._options.max_stored_responses, self._options.max_stored_bytes)
+        self._store, self._store_path = StoreServer(store), launch.store_path
         self._num_engines = 0
         self._workers = WorkerSupervisor(
             launch, listeners, self._link, self._on_change, self._give_up, environment
@@ -96,6 +100,7 @@ class _Server:
             loop.add_signal_handler(number, self._on_signal)
         try:
             with self._display:
+                await self._store.start(self._store_path)
                 self._engine.start()
                 self._workers.start()
                 await self._is_ending.wait()
@@ -104,12 +109,13 @@ class _Server:
             is_hasty = self._is_ending_now.is_set()
             await self._workers.stop(_HASTY_CLOSING_S if is_hasty else _CLOSING_S)
             await self._engine.stop(is_hasty=is_hasty or self._is_ending_now.is_set())
+            await self._store.stop()
             self._link.close()
         return self._exit_code
 
     async def _drain(self) -> None:
         """Let the requests that run end by themselves, for as long as they may."""
-        self._workers.drain()
+        self._workers.drain(has_given_up=self._exit_code != EXIT_OK)
         waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._is_ending_now)]
         await asyncio.wait(waits, timeout=self._options.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:

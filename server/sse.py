@@ -20,7 +20,7 @@ from remuda.server.request_record import RECORD, SERVER_SEND
 _HEADERS_WITHIN_S: Final = 1.0
 # Proxies drop streams that are silent for longer, as in a queue or a very long prompt.
 _PING_AFTER_S: Final = 15.0
-_WHOLE_IDLE_S: Final = 3600.0
+IDLE_S: Final = 3600.0
 
 _PING: Final = b": keep-alive\n\n"
 _DONE: Final = b"data: [DONE]\n\n"
@@ -53,14 +53,11 @@ class ResponseFormat(Protocol):
 class GenerationResponse(Response):
     """Submits the request when called, and answers it by the subclass's `_answer`."""
 
-    def __init__(
-        self, link: EngineLink, request_id: str, generation: Generation, response_format: ResponseFormat
-    ) -> None:
+    def __init__(self, link: EngineLink, request_id: str, generation: Generation) -> None:
         super().__init__()
         self._link = link
         self._request_id = request_id
         self._generation = generation
-        self._format = response_format
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Errors from before the first byte are raised, to become a status."""
@@ -83,44 +80,68 @@ class GenerationResponse(Response):
         raise NotImplementedError
 
 
-class WholeResponse(GenerationResponse):
+class FormattedResponse(GenerationResponse):
+    """Its choices are written by `response_format`."""
+
+    def __init__(
+        self, link: EngineLink, request_id: str, generation: Generation, response_format: ResponseFormat
+    ) -> None:
+        super().__init__(link, request_id, generation)
+        self._format = response_format
+
+
+class WholeResponse(FormattedResponse):
     """One JSON body at the end."""
 
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
         generation = self._generation
         texts: list[list[str]] = [[] for _ in generation.choices]
         while not generation.is_finished:
-            for choice, text in generation.feed(await handle.take(_WHOLE_IDLE_S), handle):
+            for choice, text in generation.feed(await handle.take(IDLE_S), handle):
                 texts[choice.index].append(text)
-        value = self._format.whole(generation, ["".join(parts) for parts in texts])
-        body = msgspec.json.encode(value)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send_body({"type": "http.response.body", "body": body})
+        value = await self._finish(["".join(parts) for parts in texts])
+        await send_json(msgspec.json.encode(value), send, send_body)
+
+    async def _finish(self, texts: list[str]) -> dict[str, Any]:
+        """The body, from the texts of the choices."""
+        return self._format.whole(self._generation, texts)
 
 
-class StreamResponse(GenerationResponse):
+class StreamResponse(FormattedResponse):
     """Server-sent events; all that has come for a stream goes out in one piece."""
 
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
         generation = self._generation
         outputs = await handle.take(_HEADERS_WITHIN_S)
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+        body = self._beginning()
         try:
             while True:
-                body = self._events(handle, outputs) if outputs else _PING
+                body += self._events(handle, outputs) if outputs else _PING
                 if generation.is_finished:
                     break
                 if body:
                     await send_body({"type": "http.response.body", "body": body, "more_body": True})
+                    body = b""
                 outputs = await handle.take(_PING_AFTER_S)
-            body += self._format.closing(generation.usage()) + _DONE
+            body += await self._ending()
         except ClientGoneError:
             raise
         except RemudaError as error:
-            # A clean end would pass for a complete answer: the stream ends with the error and no [DONE].
-            body = event(api_error(error).body)
+            body += await self._failing(error)
         await send_body({"type": "http.response.body", "body": body})
+
+    def _beginning(self) -> bytes:
+        """What is sent before anything is generated."""
+        return b""
+
+    async def _ending(self) -> bytes:
+        """What is sent after all choices."""
+        return self._format.closing(self._generation.usage()) + _DONE
+
+    async def _failing(self, error: RemudaError) -> bytes:
+        """A clean end would pass for a complete answer: the stream ends with the error and no [DONE]."""
+        return event(api_error(error).body)
 
     def _events(self, handle: RequestHandle, outputs: list[Any]) -> bytes:
         generation, fmt = self._generation, self._format
@@ -136,6 +157,13 @@ class StreamResponse(GenerationResponse):
             if is_finished:
                 events.append(fmt.finish(choice))
         return events[0] if len(events) == 1 else b"".join(events)
+
+
+async def send_json(body: bytes, send: Send, send_body: Send) -> None:
+    """Answer 200 with a JSON body."""
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send_body({"type": "http.response.body", "body": body})
 
 
 def event(value: dict[str, Any]) -> bytes:

@@ -15,6 +15,7 @@ from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.metrics import ServerMetrics
 from remuda.server.prompts import AnyTokenizer
 from remuda.server.request_record import RequestRecord
+from remuda.server.response_store import MemoryResponseStore, ResponseStore
 from remuda.server.restart_budget import Restarts
 
 DEFAULT_MAX_BODY_BYTES = 8 * 2**20
@@ -25,7 +26,8 @@ _VERSION: Final = version("remuda")
 class ServerState:
     """model_names: what requests may call the model; the first is its own name. created: unix seconds.
 
-    record_sinks: called with the record of each request that has ended, besides `metrics`.
+    has_given_up: the engine will not be started again, and the process is about to end. record_sinks: called with
+    the record of each request that has ended, besides `metrics`.
     """
 
     link: EngineLink
@@ -34,14 +36,18 @@ class ServerState:
     model_names: tuple[str, ...]
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     is_draining: bool = False
+    has_given_up: bool = False
     restarts: Restarts = Restarts()  # noqa: RUF009
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
     record_sinks: list[Callable[[RequestRecord], None]] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
+    response_store: ResponseStore = field(default_factory=MemoryResponseStore)
 
     @property
     def status(self) -> str:
-        """`ready`, `loading`, `down` or `draining`."""
+        """`ready`, `loading`, `down`, `draining` or `failed`."""
+        if self.has_given_up:
+            return "failed"
         return "draining" if self.is_draining else self.link.status.value
 
     @property

@@ -37,6 +37,7 @@ from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.prepare import prepare_process
 from remuda.server.restart_budget import Restarts
 from remuda.server.state import ServerState
+from remuda.server.store_client import RemoteResponseStore
 from remuda.server.tls import ServerLoop
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,10 @@ class ApiWorker:
             template = ChatTemplate(tokenizer.chat_template, tokenizer.bos_token, tokenizer.eos_token)
         options = launch.options
         names = options.served_model_names or (launch.location.name,)
-        self._state = ServerState(self._link, tokenizer, template, names, options.max_body_bytes)
+        self._store = RemoteResponseStore(launch.store_path, is_enabled=options.max_stored_responses > 0)
+        self._state = ServerState(
+            self._link, tokenizer, template, names, options.max_body_bytes, response_store=self._store
+        )
         self._tracing = watch_requests(self._state, options)
         self._http = _HttpServer(http_config(self._state, options, closing_s=CLOSING_S))
         self._link.listeners.append(self._on_link_change)
@@ -79,6 +83,7 @@ class ApiWorker:
         await self._http.serve(sockets=[listener])
         await parent
         self._link.close()
+        await self._store.close()
         if self._tracing is not None:
             self._tracing.close()
 
@@ -93,8 +98,8 @@ class ApiWorker:
                     self._link.disconnect(EngineDeadError(reason))
                 case Restarts():
                     self._state.restarts = message
-                case Drain():
-                    self._state.is_draining = True
+                case Drain(has_given_up):
+                    self._state.is_draining, self._state.has_given_up = True, has_given_up
                     draining = asyncio.create_task(self._tell_when_idle())
         if draining is not None:
             draining.cancel()

@@ -121,10 +121,10 @@ class WorkerSupervisor:
             # A bug; `stop` raises it.
             self._give_up(f"the care of the API workers failed: {task.exception()!r}", is_usage=False)
 
-    def drain(self) -> None:
+    def drain(self, *, has_given_up: bool) -> None:
         """Let the workers take no new requests. Who dies from now on is not started again."""
         self._is_draining = True
-        self._tell(Drain())
+        self._tell(Drain(has_given_up))
 
     async def stop(self, within_s: float) -> None:
         """End the workers: requests that still run get an error; who takes longer is killed."""

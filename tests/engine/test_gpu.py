@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,7 +22,7 @@ from remuda.engine.models.longhorn import Longhorn
 from remuda.engine.start import build_core
 from remuda.engine.tokenizer import SpecialTokens
 from tests.engine.test_device_runner import Outputs, described, run_all
-from tests.engine.tiny import random_weights, tiny_config
+from tests.engine.tiny import make_core, make_model, random_weights, tiny_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")]
 
@@ -100,6 +101,22 @@ def test_greedy_texts_are_those_of_the_cpu_backend() -> None:
     found = engine.generate(PROMPTS, params)
     assert [r.completions[0].token_ids for r in found] == [r.completions[0].token_ids for r in expected]
     assert not engine.core.has_work
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+def test_pooled_hidden_states_are_those_of_the_reference(depth: int) -> None:
+    prompts = [[(i * 7 + n) % VOCAB for i in range(n)] for n in (1, 2, 17, 150)]
+    requests: Requests = [
+        (prompt, SamplingParams(pooling=pooling, max_tokens=0))
+        for prompt in prompts
+        for pooling in ("last", "mean")
+    ]
+    model = make_model("reference", model_config())
+    expected = run_all(make_core(model=model, num_slots=4, max_batch_tokens=200, prefill_chunk=150), requests)
+    found = run_all(make_gpu_core(depth=depth), requests)
+    for name, outputs in expected.items():
+        vectors = [np.frombuffer(o.embedding or b"", dtype="<f4") for o in (*outputs, *found[name])]
+        assert vectors[1] == pytest.approx(vectors[0], rel=1e-2, abs=1e-2)
 
 
 def all_logits(engine: Engine, ids: list[int]) -> torch.Tensor:

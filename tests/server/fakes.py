@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import tokenizers
 import uvicorn
 import uvloop
@@ -93,7 +94,10 @@ Script = Callable[[AddRequest], "list[list[SequenceOutput]] | RequestRejected"]
 
 
 def says(text: str) -> Script:
-    """A script in which every sequence says `text`, one token a step, then ends; cut by max_tokens."""
+    """A script in which every sequence says `text`, one token a step, then ends; cut by max_tokens.
+
+    The hidden state of a prompt of N tokens is 3, 4, N.
+    """
 
     def script(request: AddRequest) -> list[list[SequenceOutput]]:
         params = request.params
@@ -110,6 +114,9 @@ def says(text: str) -> Script:
                     for s in range(params.n)
                 ]
             )
+        if params.pooling is not None:
+            vector = np.array([3, 4, len(request.prompt)], dtype="<f4").tobytes()
+            return [[SequenceOutput(request.request_id, 0, [], finish_reason="length", embedding=vector)]]
         if not steps:
             steps = [[SequenceOutput(request.request_id, s, [], finish_reason="length") for s in range(params.n)]]
         if params.prompt_logprobs is not None:

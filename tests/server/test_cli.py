@@ -64,6 +64,9 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ServeOptions, Engine
         ("serve --drain-timeout -1", "--drain-timeout"),
         ("serve --api-workers 0", "--api-workers"),
         ("serve --api-workers 1.5", "'1.5' is not a whole number"),
+        ("serve --max-stored-responses -1", "--max-stored-responses"),
+        ("serve --max-stored-responses 1.5", "--max-stored-responses"),
+        ("serve --max-stored-mb 0", "--max-stored-mb"),
         ("serve --api-key schlüssel", "API key 1 is not 1 to 512 ASCII characters without spaces"),
         ("serve --api-key-file /nonexistent", "cannot read the API keys of /nonexistent"),
         ("serve --cors-origin example.org", "CORS origin 'example.org' must be"),
@@ -111,7 +114,8 @@ def test_defaults(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:
 def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:
     line = (
         "serve some/model --host 0.0.0.0 --port 9 --served-model-name a --served-model-name b --max-body-mb 0.5 "
-        "--drain-timeout 3 --api-workers 4 --log-level debug --device cpu --backend reference --dtype float32 "
+        "--drain-timeout 3 --api-workers 4 --max-stored-responses 7 --max-stored-mb 0.5 --log-level debug "
+        "--device cpu --backend reference --dtype float32 "
         "--state-dtype bfloat16 --tokenizer t.json --seed -7 --num-threads 2 --state-memory 2GiB "
         "--max-batch-tokens 300 --prefill-chunk 64 --max-queue 5 --gpu-memory-utilization 0.5"
     )
@@ -125,6 +129,8 @@ def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -
         max_body_bytes=2**19,
         num_api_workers=4,
         drain_timeout_s=3,
+        max_stored_responses=7,
+        max_stored_bytes=2**19,
     )
     assert config == EngineConfig(
         model="some/model",

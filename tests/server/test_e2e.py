@@ -43,7 +43,7 @@ def chat(client: openai.OpenAI, **fields: Any) -> Any:
 def test_ready_line(demo: ServerProcess, http: httpx2.Client) -> None:
     (line,) = [line for line in demo.log.splitlines() if "ready at" in line]
     assert line.startswith("remuda: demo (longhorn, 3.96M parameters) on cpu, cpu backend, float32, 4 slots × ")
-    assert http.get("/health").json()["status"] == "ready"
+    assert http.get("/ready").json()["status"] == "ready"
     assert [entry["id"] for entry in http.get("/v1/models").json()["data"]] == ["demo", "stories"]
 
 

@@ -70,12 +70,14 @@ def test_death_under_way_is_503_where_nothing_was_sent(
     for stream in (False, True):
         if stream:
             server.call(lambda: server.link.connect(engine.address))
-            assert eventually(lambda: http.get("/health").status_code == 200)
+            assert eventually(lambda: http.get("/ready").status_code == 200)
         answer = http.post("/v1/completions", json={**COMPLETION, "stream": stream})
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert answer.json()["error"]["message"] == "it died"
-    assert http.get("/health").status_code == 503
+    answer = http.get("/ready")
+    assert (answer.status_code, answer.json()["status"], answer.headers["retry-after"]) == (503, "down", "1")
+    assert http.get("/health").status_code == 200
     assert http.post("/v1/completions", json=COMPLETION).status_code == 503
 
 
@@ -84,8 +86,10 @@ def test_not_ready(engine: FakeEngine) -> None:
     server = AppServer(engine)
     try:
         with httpx2.Client(base_url=server.url) as http:
-            answer = http.get("/health")
-            assert (answer.status_code, answer.json()["status"]) == (503, "loading")
+            for path, status in (("/ready", 503), ("/health", 200)):
+                answer = http.get(path)
+                assert (answer.status_code, answer.json()["status"]) == (status, "loading")
+            assert http.post("/tokenize", json={"prompt": "Hi"}).status_code == 200
             assert http.get("/v1/models").status_code == 200
             refused = http.post("/v1/completions", json=COMPLETION)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
@@ -96,7 +100,12 @@ def test_not_ready(engine: FakeEngine) -> None:
 
 def test_draining(server: AppServer, http: httpx2.Client) -> None:
     server.state.is_draining = True
-    assert http.get("/health").json()["status"] == "draining"
+    for path, status in (("/ready", 503), ("/health", 200)):
+        answer = http.get(path)
+        assert (answer.status_code, answer.json()["status"]) == (status, "draining")
+    server.state.has_given_up = True
+    assert (http.get("/health").status_code, http.get("/ready").status_code) == (503, 503)
+    assert http.get("/health").json()["status"] == "failed"
     assert http.post("/v1/completions", json=COMPLETION).status_code == 503
 
 

@@ -54,7 +54,7 @@ def test_killed_engine_comes_back() -> None:
         for reader in readers:
             reader.join(30)
         assert [str(end) for end in ends] == ["the engine process ended (SIGKILL)"] * 3
-        assert eventually(lambda: http.get("/health").status_code == 200, within_s=120)
+        assert eventually(lambda: http.get("/ready").status_code == 200, within_s=120)
         assert server.engine.pid != first.pid
         assert client.completions.create(model="demo", prompt="Once", max_tokens=2).usage is not None
 

@@ -45,7 +45,7 @@ def test_one_request(server: AppServer, http: httpx2.Client, path: str, stream: 
     assert sample(http, 'request_success_total{finished_reason="stop"}') == 2
     # "Hello there" and the end of sequence, twice.
     assert sample(http, "request_generation_tokens_sum") == 24
-    assert sample(http, "inter_token_latency_seconds_count") == 22
+    assert 0 < sample(http, "inter_token_latency_seconds_count") <= 22
     for name in ("time_to_first_token_seconds", "e2e_request_latency_seconds", "request_prompt_tokens"):
         assert sample(http, f"{name}_count") == 1
     first, whole = sample(http, "time_to_first_token_seconds_sum"), sample(http, "e2e_request_latency_seconds_sum")
