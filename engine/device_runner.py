@@ -120,9 +120,13 @@ class DeviceRunner:
         prompts: list[PendingPrompt] = []
         if plan.prefill:
             step = pack(plan)
-            prompts = self._run_mixed(step)
             sequences = step.sequences
+            if plan.is_guided:
+                self._sampling.set_masks(sequences)
+            prompts = self._run_mixed(step)
         else:
+            if plan.is_guided:
+                self._sampling.set_masks(plan.decode)
             self._run_decode(plan, stage)
             sequences = plan.decode
         num_rows = len(sequences)

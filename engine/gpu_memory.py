@@ -12,7 +12,7 @@ from remuda.engine.device_runner import DeviceRunner
 from remuda.engine.errors import ConfigError
 from remuda.engine.models.base import Model
 from remuda.engine.state_pool import StatePool, slot_bytes
-from remuda.kernels.sample.table import WORDS
+from remuda.kernels.sample.table import WORDS, mask_words
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def measure(model: Model, max_rows: int, max_batch_tokens: int) -> Measured:
 
 def table_bytes(vocab_size: int) -> int:
     """Bytes that `SamplingTable` has per slot."""
-    return 4 * WORDS + 4 + 8 + 4 * vocab_size
+    return 4 * WORDS + 4 + 8 + 4 * vocab_size + 4 * mask_words(vocab_size)
 
 
 def fit_slots(measured: Measured, config: EngineConfig, bytes_per_slot: int, max_slots: int) -> int:

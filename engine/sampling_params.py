@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 
 from remuda.engine.errors import InvalidRequestError
+from remuda.engine.grammar import Grammar
 
 MAX_LOGPROBS: Final = 20
 MAX_STOP_STRINGS: Final = 16
@@ -35,6 +36,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logprobs, prompt_logprobs: with the chosen token's log-probability (of the model's distribution,
         before temperature and penalties) give that many of the likeliest; None gives none.
     skip_special_tokens: leave special tokens out of the text.
+    grammar: the texts that are allowed; the sequence may end only where one is complete, which goes before
+        min_tokens, and ends by itself where it cannot go on.
     """
 
     temperature: float = 1.0
@@ -55,6 +58,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         self._take_plain_forms()
@@ -147,6 +151,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "logprobs": _OPTIONAL_INT,
     "prompt_logprobs": _OPTIONAL_INT,
     "skip_special_tokens": (bool,),
+    "grammar": (Grammar, type(None)),
 }
 
 
