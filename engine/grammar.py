@@ -1,6 +1,7 @@
 """What shape a text must have: a JSON schema, a regular expression or a grammar. Compiles nothing."""
 
-from typing import Final, Literal, get_args
+import json
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -9,10 +10,17 @@ from remuda.engine.errors import InvalidRequestError
 # "grammar": Lark's notation as llguidance reads it, or GBNF; "lark": the former, written by ourselves.
 GrammarKind = Literal["json_schema", "regex", "grammar", "lark"]
 
-# A large schema takes llguidance about a millisecond per 10,000 characters.
 MAX_GRAMMAR_CHARS: Final = 65_536
 MAX_REGEX_CHARS: Final = 8_192
-_MAX_CHARS: Final[dict[str, int]] = {"regex": MAX_REGEX_CHARS}
+NO_TOKENIZER: Final = "this model has no tokenizer, so that the shape of its text cannot be enforced"
+# Between the parts of a JSON text: nothing, one space, or a line break and an indent. A model that is unsure
+# would go on with unbounded white space for ever.
+_WHITESPACE: Final = {"whitespace_pattern": r"([ ]|\n[ ]{0,16})?", "lenient": False}
+
+_MAX_CHARS: Final[dict[str, int]] = {"regex": MAX_REGEX_CHARS, "lark": 4 * MAX_GRAMMAR_CHARS}
+
+# Bytes of each token, by id; empty for tokens that stand for no text.
+TokenBytes = list[bytes]
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -43,3 +51,16 @@ class Grammar(msgspec.Struct, frozen=True):
     def error(self, reason: str) -> InvalidRequestError:
         """The error of a grammar that cannot be honoured."""
         return InvalidRequestError(f"{self.param}: {reason}", param=self.param)
+
+
+def json_rule(schema: dict[str, Any]) -> str:
+    """A part of a Lark rule: JSON texts of a schema."""
+    return f"%json {json.dumps({**schema, 'x-guidance': _WHITESPACE})}"
+
+
+def token_bytes(tokenizer: Any, vocab_size: int) -> TokenBytes | None:
+    """Bytes by id of a `Tokenizer`, padded to the model's vocabulary; None for a `TokenIdTokenizer`."""
+    if not tokenizer.vocab_size:
+        return None
+    special: frozenset[int] = tokenizer.special_ids | frozenset(tokenizer.eos_token_ids)
+    return [b"" if i in special else tokenizer.token_bytes(i) for i in range(vocab_size)]

@@ -12,7 +12,7 @@ from typing import Any, Final
 import llguidance
 from llguidance.gbnf_to_lark import any_to_lark
 
-from remuda.engine.grammar import Grammar
+from remuda.engine.grammar import NO_TOKENIZER, Grammar, TokenBytes, json_rule
 
 MAX_CACHED: Final = 64
 # Of all cached grammars together; a compiled one takes some ten times its text.
@@ -29,12 +29,6 @@ _LIMITS: Final[dict[str, Any]] = {
 _MAX_REASON_CHARS: Final = 300
 # Without it a mask would allow only the tokens that the tokenizer itself would write, where the text is forced.
 _HEADER: Final = '%llguidance {"no_forcing": true}\n'
-# Between the parts of a JSON text: nothing, one space, or a line break and an indent. A model that is unsure
-# would go on with unbounded white space for ever.
-_WHITESPACE: Final = {"whitespace_pattern": r"([ ]|\n[ ]{0,16})?", "lenient": False}
-
-# Bytes of each token, by id; empty for tokens that stand for no text.
-TokenBytes = list[bytes]
 
 
 class GrammarCompiler:
@@ -84,7 +78,7 @@ class GrammarCompiler:
         """A matcher, or why there can be none."""
         tokenizer = self._vocabulary()
         if tokenizer is None:
-            return "this model has no tokenizer, so that the shape of its text cannot be enforced"
+            return NO_TOKENIZER
         try:
             lark = _HEADER + _to_lark(grammar)
         except ValueError as error:
@@ -153,11 +147,6 @@ def _to_lark(grammar: Grammar) -> str:
             return grammar.text
 
 
-def json_rule(schema: dict[str, Any]) -> str:
-    """A part of a Lark rule: JSON texts of a schema."""
-    return f"%json {json.dumps({**schema, 'x-guidance': _WHITESPACE})}"
-
-
 def _from_lark_or_gbnf(text: str) -> str:
     try:
         return any_to_lark(text)
@@ -169,11 +158,3 @@ def _from_lark_or_gbnf(text: str) -> str:
 def _shorten(reason: str) -> str:
     """llguidance's message without the dump of its state."""
     return " ".join(reason.partition("<state>")[0].split())[:_MAX_REASON_CHARS] or "cannot be enforced"
-
-
-def token_bytes(tokenizer: Any, vocab_size: int) -> TokenBytes | None:
-    """Bytes by id of a `Tokenizer`, padded to the model's vocabulary; None for a `TokenIdTokenizer`."""
-    if not tokenizer.vocab_size:
-        return None
-    special: frozenset[int] = tokenizer.special_ids | frozenset(tokenizer.eos_token_ids)
-    return [b"" if i in special else tokenizer.token_bytes(i) for i in range(vocab_size)]

@@ -19,7 +19,8 @@ from remuda.engine.core import EngineCore
 from remuda.engine.device_runner import DeviceRunner
 from remuda.engine.errors import ConfigError
 from remuda.engine.gpu_memory import Measured, account, fit_slots, measure, survey, table_bytes
-from remuda.engine.grammar_compiler import GrammarCompiler, TokenBytes, token_bytes
+from remuda.engine.grammar import TokenBytes, token_bytes
+from remuda.engine.grammar_compiler import GrammarCompiler
 from remuda.engine.models.base import Model
 from remuda.engine.models.longhorn import Longhorn
 from remuda.engine.runner import HostRunner, Runner

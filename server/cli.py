@@ -96,6 +96,10 @@ def serve(
             help="Seconds that running requests may go on after SIGTERM.",
         ),
     ] = 15,
+    tool_call_parser: Annotated[
+        Literal["hermes", "llama3_json", "none"],
+        Parameter(group=_HTTP, help="How the model writes calls of tools; none: its own are not looked for."),
+    ] = "hermes",
     log_level: Annotated[LogLevel, Parameter(group=_HTTP, help="Least level that is logged.")] = "info",
     device: _Device = "auto",
     backend: _Backend = "auto",
@@ -164,6 +168,7 @@ def serve(
         log_level=log_level,
         max_body_bytes=int(max_body_mb * 2**20),
         grace_s=shutdown_grace,
+        tool_call_parser=tool_call_parser,
     )
     return run_server(options, config)
 

@@ -1,14 +1,16 @@
 """From the prompt of a request to token ids, once for every endpoint."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer
 from remuda.server.schemas import ChatMessage
+from remuda.server.tool_messages import check_call_id, parse_tool_calls, plain_messages
+from remuda.server.tools import FunctionTool
 
 Result = TypeVar("Result")
 AnyTokenizer = Tokenizer | TokenIdTokenizer
@@ -21,7 +23,13 @@ MAX_PROMPT_LOGPROBS: Final = 1_000_000
 _OFF_LOOP_CHARS: Final = 16_384
 # Message fields that carry nothing for a text model.
 _HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations"})
-_ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES: Final = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 
 
 @dataclass(frozen=True)
@@ -93,15 +101,28 @@ def check_num_prompt_logprobs(prompts: list[Prompt], num_top: int | None, param:
         )
 
 
-async def encode_chat(messages: list[ChatMessage], template: ChatTemplate, tokenizer: AnyTokenizer) -> Prompt:
-    """Render the conversation by the checkpoint's template, which writes the BOS itself, and encode it."""
+async def encode_chat(
+    messages: list[ChatMessage],
+    template: ChatTemplate,
+    tokenizer: AnyTokenizer,
+    tools: Sequence[FunctionTool] = (),
+) -> Prompt:
+    """Render the conversation by the checkpoint's template, which writes the BOS itself, and encode it.
+
+    tools: those that the model is told of, by the template or, where it knows none, in a system message.
+    """
     if not messages:
         raise InvalidRequestError("messages is empty", param="messages")
     rendered = [_message(i, message) for i, message in enumerate(messages)]
-    num_chars = sum(len(message["content"]) for message in rendered)
+    described = None
+    if not template.knows_tools:
+        rendered = plain_messages(rendered, tools)
+    elif tools:
+        described = [tool.for_template() for tool in tools]
+    num_chars = sum(len(message["content"]) for message in rendered) + len(str(described or ""))
 
     def encode() -> Prompt:
-        text = template.render(rendered, add_generation_prompt=True)
+        text = template.render(rendered, add_generation_prompt=True, tools=described)
         token_ids = tokenizer.encode(text, add_bos=False)
         if not token_ids:
             raise InvalidRequestError("the conversation renders to an empty prompt", param="messages")
@@ -143,7 +164,7 @@ def _check_vocabulary(token_ids: list[int], vocab_size: int) -> list[int]:
     return token_ids
 
 
-def _message(index: int, message: ChatMessage) -> dict[str, str]:
+def _message(index: int, message: ChatMessage) -> dict[str, Any]:
     place = f"messages.{index}"
     role = _ROLES.get(message.role)
     if role is None:
@@ -151,14 +172,19 @@ def _message(index: int, message: ChatMessage) -> dict[str, str]:
         raise InvalidRequestError(
             f"{place}.role: {message.role[:40]!r} is not supported, only {known}", param=f"{place}.role"
         )
-    extra = message.model_extra or {}
-    for name, value in extra.items():
-        if value is not None and value != [] and name not in _HARMLESS_MESSAGE_FIELDS:
+    extra = {name: value for name, value in (message.model_extra or {}).items() if value not in (None, [])}
+    of_tools: dict[str, Any] = {}
+    if role == "tool":
+        of_tools["tool_call_id"] = check_call_id(f"{place}.tool_call_id", extra.pop("tool_call_id", None))
+    elif role == "assistant" and "tool_calls" in extra:
+        of_tools["tool_calls"] = parse_tool_calls(f"{place}.tool_calls", extra.pop("tool_calls"))
+    for name in extra:
+        if name not in _HARMLESS_MESSAGE_FIELDS:
             field = f"{place}.{name[:100]}"
             raise InvalidRequestError(f"{field} is not supported", param=field)
     speaker = extra.get("name")
     named = {"name": speaker} if isinstance(speaker, str) else {}
-    return {"role": role, "content": _content(f"{place}.content", message.content), **named}
+    return {"role": role, "content": _content(f"{place}.content", message.content), **named, **of_tools}
 
 
 def _content(place: str, content: object) -> str:

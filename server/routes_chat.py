@@ -12,6 +12,8 @@ from remuda.server.prompts import encode_chat
 from remuda.server.schemas import GENERATION_RESPONSES, ChatCompletionRequest
 from remuda.server.sse import StreamResponse, WholeResponse
 from remuda.server.state import ServerState
+from remuda.server.tool_format import ToolChatFormat
+from remuda.server.tool_parsers import CALL_FORMATS, DEFAULT_PARSER
 
 
 def chat_routes(state: ServerState) -> APIRouter:
@@ -22,14 +24,24 @@ def chat_routes(state: ServerState) -> APIRouter:
     async def create_chat_completion(request: ChatCompletionRequest) -> Response:
         """Answer a conversation."""
         state.check_model(request.model)
-        params = request.to_params()
+        tools = request.tool_set()
+        # Calls that are enforced are found whether or not the model's own are looked for.
+        is_forced = tools is not None and tools.mode == "required"
+        parser = DEFAULT_PARSER if is_forced and state.tool_call_parser == "none" else state.tool_call_parser
+        params = request.to_params(tools, CALL_FORMATS.get(parser, CALL_FORMATS[DEFAULT_PARSER]))
         template = state.require_chat_template()
         params.check_vocabulary(state.ready_engine().vocab_size)
-        prompt = await encode_chat(request.messages, template, state.tokenizer)
+        await state.grammars.check(params.grammar)
+        offered = () if tools is None else tools.offered
+        prompt = await encode_chat(request.messages, template, state.tokenizer, offered)
 
         generation = Generation([prompt], params, state.tokenizer)
         response_id = f"chatcmpl-{secrets.token_hex(12)}"
-        response_format = ChatFormat(response_id, int(time.time()), request, params.n, state.tokenizer)
+        described = (response_id, int(time.time()), request, params.n, state.tokenizer)
+        if tools is None or parser == "none":
+            response_format = ChatFormat(*described)
+        else:
+            response_format = ToolChatFormat(*described, tools=tools, parser=parser)
         answer = StreamResponse if request.stream else WholeResponse
         return answer(state.link, response_id, generation, response_format)
 

@@ -10,12 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.sampling_params import MAX_LOGPROBS, SamplingParams
+from remuda.server.structured import requested_grammar
+from remuda.server.tool_parsers import CALL_FORMATS, DEFAULT_PARSER, CallFormat
+from remuda.server.tools import ToolSet, parse_tools
 
 # Accepted and without effect on the answer.
 _HARMLESS: Final = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -34,10 +36,7 @@ _NEUTRAL_VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "modalities": (["text"],),
     "moderation": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
@@ -87,6 +86,15 @@ class GenerationRequest(BaseModel):
     min_tokens: int | None = None
     max_tokens: int | None = None
     skip_special_tokens: bool | None = None
+    # Taken apart by structured.py: pydantic would report one error for each branch.
+    response_format: SkipValidation[dict[str, Any] | None] = None
+    structured_outputs: SkipValidation[dict[str, Any] | None] = Field(
+        None, description="One of json (a schema), regex, choice, grammar (Lark or GBNF), json_object."
+    )
+    guided_json: SkipValidation[dict[str, Any] | str | None] = None
+    guided_regex: SkipValidation[str | None] = None
+    guided_choice: SkipValidation[list[str] | None] = None
+    guided_grammar: SkipValidation[str | None] = None
 
     @property
     def include_usage(self) -> bool:
@@ -123,6 +131,7 @@ class GenerationRequest(BaseModel):
             "ignore_eos": self.ignore_eos,
             "min_tokens": self.min_tokens,
             "skip_special_tokens": self.skip_special_tokens,
+            "grammar": requested_grammar(vars(self)),
             **family,
         }
         given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
@@ -177,17 +186,33 @@ class ChatCompletionRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = None
     max_completion_tokens: int | None = None
+    # Taken apart by tools.py.
+    tools: SkipValidation[list[dict[str, Any]] | None] = None
+    tool_choice: SkipValidation[str | dict[str, Any] | None] = None
+    parallel_tool_calls: bool | None = None
 
-    def to_params(self) -> SamplingParams:
-        """The engine's parameters. Raises InvalidRequestError for what cannot be honoured."""
+    def tool_set(self) -> ToolSet | None:
+        """The tools that may be called. Raises InvalidRequestError."""
+        return parse_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    def to_params(
+        self, tools: ToolSet | None = None, call_format: CallFormat = CALL_FORMATS[DEFAULT_PARSER]
+    ) -> SamplingParams:
+        """The engine's parameters. Raises InvalidRequestError for what cannot be honoured.
+
+        tools, call_format: which calls must be made, and how they are written.
+        """
         self.check_fields()
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
         if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_LOGPROBS:
             message = f"top_logprobs must be in [0, {MAX_LOGPROBS}]"
             raise InvalidRequestError(message, param="top_logprobs")
+        answer = requested_grammar(vars(self))
         return self.sampling_params(
-            max_tokens=self._max_tokens(), logprobs=(self.top_logprobs or 0) if self.logprobs else None
+            max_tokens=self._max_tokens(),
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            grammar=answer if tools is None else tools.grammar(call_format, answer),
         )
 
     def _max_tokens(self) -> int:

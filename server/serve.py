@@ -97,6 +97,7 @@ class _Server:
             template,
             options.served_model_names or (location.name,),
             options.max_body_bytes,
+            options.tool_call_parser,
         )
         self._http = _HttpServer(
             uvicorn.Config(
@@ -129,6 +130,7 @@ class _Server:
                 supervisor.start()
                 await self._http.serve(sockets=[self._listener])
         finally:
+            await self._state.grammars.close()
             await supervisor.stop()
             self._link.close()
         return self._exit_code

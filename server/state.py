@@ -6,24 +6,37 @@ from dataclasses import dataclass, field
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.config import EngineInfo
 from remuda.engine.errors import InvalidRequestError
+from remuda.engine.grammar import TokenBytes, token_bytes
 from remuda.server.errors import ApiError, ServerUnavailableError
+from remuda.server.grammar_check import GrammarChecker
 from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.prompts import AnyTokenizer
+from remuda.server.tool_parsers import DEFAULT_PARSER
 
 DEFAULT_MAX_BODY_BYTES = 8 * 2**20
 
 
 @dataclass
 class ServerState:
-    """model_names: what requests may call the model; the first is its own name. created: unix seconds."""
+    """model_names: what requests may call the model; the first is its own name. created: unix seconds.
+
+    tool_call_parser: one of TOOL_CALL_PARSERS. grammars: checks what requests ask for.
+    """
 
     link: EngineLink
     tokenizer: AnyTokenizer
     chat_template: ChatTemplate | None
     model_names: tuple[str, ...]
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    tool_call_parser: str = DEFAULT_PARSER
     is_draining: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.grammars = GrammarChecker(self._load_tokens)
+
+    def _load_tokens(self) -> TokenBytes | None:
+        return token_bytes(self.tokenizer, self.ready_engine().vocab_size)
 
     @property
     def status(self) -> str:

@@ -9,8 +9,8 @@ import pytest
 from remuda.engine import grammar_compiler
 from remuda.engine.checkpoint.find import find_checkpoint
 from remuda.engine.errors import InvalidRequestError
-from remuda.engine.grammar import MAX_GRAMMAR_CHARS, MAX_REGEX_CHARS, Grammar
-from remuda.engine.grammar_compiler import GrammarCompiler, token_bytes
+from remuda.engine.grammar import MAX_GRAMMAR_CHARS, MAX_REGEX_CHARS, Grammar, token_bytes
+from remuda.engine.grammar_compiler import GrammarCompiler
 from remuda.engine.guide import Guide, banned
 from remuda.engine.tokenizer import TokenIdTokenizer, load_tokenizer
 
