@@ -4,6 +4,7 @@ Its matchers say which tokens may come next; guide.py asks them for one sequence
 """
 
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,6 +28,9 @@ _LIMITS: Final[dict[str, Any]] = {
     "verbose_errors": False,
 }
 _MAX_REASON_CHARS: Final = 300
+_NOT_FOR_USERS: Final = re.compile(
+    r"^(?:at )?\d+\(\d+\): |<state>.*|<non-verbose/>.*|^ *\d* *\|.*$", re.DOTALL | re.MULTILINE
+)
 # Without it a mask would allow only the tokens that the tokenizer itself would write, where the text is forced.
 _HEADER: Final = '%llguidance {"no_forcing": true}\n'
 
@@ -156,5 +160,8 @@ def _from_lark_or_gbnf(text: str) -> str:
 
 
 def _shorten(reason: str) -> str:
-    """llguidance's message without the dump of its state."""
-    return " ".join(reason.partition("<state>")[0].split())[:_MAX_REASON_CHARS] or "cannot be enforced"
+    """llguidance's message without places and excerpts, which are of source that it was given by us."""
+    if reason.startswith("NoExtension"):
+        return "no text that this model can write begins as it asks"
+    text = " ".join(_NOT_FOR_USERS.sub("", reason).split())
+    return text[:_MAX_REASON_CHARS] or "cannot be enforced"

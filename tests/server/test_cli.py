@@ -56,6 +56,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ServeOptions, Engine
         ("serve --max-body-mb nan", "--max-body-mb"),
         ("serve --max-body-mb 0", "--max-body-mb"),
         ("serve --shutdown-grace -1", "--shutdown-grace"),
+        ("serve --tool-call-parser yaml", "--tool-call-parser"),
         ("serve --bogus", "Unknown option: --bogus"),
         ("serve a b", "Unused Tokens: ['b']"),
         ("serve /nonexistent", "no such model: '/nonexistent'"),
@@ -92,7 +93,8 @@ def test_defaults(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:
 def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:
     line = (
         "serve some/model --host 0.0.0.0 --port 9 --served-model-name a --served-model-name b --max-body-mb 0.5 "
-        "--shutdown-grace 3 --log-level debug --device cpu --backend reference --dtype float32 "
+        "--shutdown-grace 3 --tool-call-parser none --log-level debug --device cpu --backend reference "
+        "--dtype float32 "
         "--state-dtype bfloat16 --tokenizer t.json --seed -7 --num-threads 2 --state-memory 2GiB "
         "--max-batch-tokens 300 --prefill-chunk 64 --max-queue 5 --gpu-memory-utilization 0.5"
     )
@@ -105,6 +107,7 @@ def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -
         log_level="debug",
         max_body_bytes=2**19,
         grace_s=3,
+        tool_call_parser="none",
     )
     assert config == EngineConfig(
         model="some/model",
