@@ -96,7 +96,8 @@ class GrammarChecker:
     async def _judge(self, grammar: Grammar) -> str | None:
         """What is wrong with a grammar, if anything. Remembered where it would be the same again."""
         try:
-            if self._process is None:
+            if self._process is None or not self._process.is_alive:
+                await self.close()
                 tokens = await asyncio.get_running_loop().run_in_executor(None, self._load_tokens)
                 if tokens is None:
                     return NO_TOKENIZER
@@ -155,6 +156,11 @@ class _CheckProcess:
         )
         self.pid = self._process.pid
         self._in_use = threading.Lock()
+
+    @property
+    def is_alive(self) -> bool:
+        """It has not ended by itself, nor by anybody else."""
+        return self._process.poll() is None
 
     def ask(self, message: msgspec.Struct) -> Verdict:
         """What the process answers. Raises OSError or EOFError where it has ended."""

@@ -120,7 +120,9 @@ def _function(place: str, tool: object) -> FunctionTool:
     if parameters is None:
         return FunctionTool(name, description, _NO_PARAMETERS)
     schema_text(parameters, "tools")
-    return FunctionTool(name, description, parameters)
+    if parameters.get("type", "object") != "object":
+        raise _error("tools", f"{place}: the parameters must be of the type object")
+    return FunctionTool(name, description, {"type": "object", **parameters})
 
 
 def _choice(choice: object, names: Sequence[str]) -> tuple[ToolMode | None, Sequence[str]]:

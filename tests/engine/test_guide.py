@@ -8,11 +8,12 @@ import pytest
 
 from remuda.engine import grammar_compiler
 from remuda.engine.checkpoint.find import find_checkpoint
+from remuda.engine.checkpoint.tokenizer_files import character_tokenizer
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.grammar import MAX_GRAMMAR_CHARS, MAX_REGEX_CHARS, Grammar, token_bytes
 from remuda.engine.grammar_compiler import GrammarCompiler
 from remuda.engine.guide import Guide, banned
-from remuda.engine.tokenizer import TokenIdTokenizer, load_tokenizer
+from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer, load_tokenizer
 
 # Single bytes, pieces that overlap, half a character, one without text; not a multiple of 32.
 TOKENS = [b"", *(bytes([b]) for b in b'abc"{}:,0123 \n-'), "é".encode(), "é".encode()[:1], "é".encode()[1:]]
@@ -191,3 +192,19 @@ def test_bytes_of_the_demo_model() -> None:
     assert found[2048:] == [b"", b""]
     text = 'Once upon a time {"é": 1}'
     assert b"".join(found[i] for i in tokenizer.encode(text)) == text.encode()
+
+
+def test_bytes_of_a_model_of_characters() -> None:
+    tokenizer = Tokenizer(character_tokenizer({"\n": 0, "a": 1, "é": 2, " ": 3, "<": 4}))
+    found = token_bytes(tokenizer, 8)
+    assert found == [b"\n", b"a", "é".encode(), b" ", b"<", b"", b"", b""]
+    compiler = compiler_of(found)
+    # No end token, and none is needed.
+    guide = Guide(compiler.matcher(Grammar("regex", "aé{1,2}<")), 8, frozenset())
+    for token, following in ((1, {2}), (2, {2, 4}), (2, {4})):
+        guide.accept(token)
+        assert set(np.flatnonzero(~banned(guide.mask(1), 8)).tolist()) == following
+    guide.accept(4)
+    assert guide.is_finished
+    with pytest.raises(InvalidRequestError, match="no text that this model can write"):
+        compiler.matcher(Grammar("regex", "[0-9]+"))

@@ -91,6 +91,20 @@ def test_a_grammar_that_kills_or_hangs_fails_alone(kind: str) -> None:
     run(work, command=(sys.executable, "-c", SPOILED), timeout_s=2)
 
 
+def test_a_process_that_somebody_ended_is_replaced() -> None:
+    async def work(checker: GrammarChecker) -> None:
+        await checker.check(GOOD)
+        first = checker.pid
+        assert first is not None
+        psutil.Process(first).kill()
+        while psutil.Process(first).status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
+        await checker.check(OTHER)
+        assert checker.pid != first
+
+    run(work)
+
+
 def test_a_caller_that_leaves_does_not_disturb_the_next() -> None:
     async def work(checker: GrammarChecker) -> None:
         await checker.check(GOOD)

@@ -167,9 +167,9 @@ def test_enforced_calls_conform(client: openai.OpenAI, choice: Any, stream: bool
         tool["function"]["name"]: tool["function"].get("parameters", {"maxProperties": 0}) for tool in TOOLS
     }
     names = set()
-    for seed in range(4):
+    for seed in range(3):
         fields: dict[str, Any] = {"tools": TOOLS, "tool_choice": choice, "seed": seed, "temperature": 1.5}
-        fields |= {"parallel_tool_calls": seed % 2 == 0, "max_tokens": 5000}
+        fields |= {"parallel_tool_calls": seed == 0, "max_tokens": 5000}
         if stream:
             with client.chat.completions.stream(model="demo", messages=MESSAGES, **fields) as events:
                 for _ in events:
@@ -179,7 +179,7 @@ def test_enforced_calls_conform(client: openai.OpenAI, choice: Any, stream: bool
             answer = ask(client, **fields).choices[0]
         assert answer.finish_reason == "tool_calls"
         assert not answer.message.content
-        assert len(answer.message.tool_calls) == 1 or seed % 2 == 0
+        assert len(answer.message.tool_calls) == 1 or seed == 0
         for call in answer.message.tool_calls:
             names.add(call.function.name)
             jsonschema.validate(json.loads(call.function.arguments), schemas[call.function.name])

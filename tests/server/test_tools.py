@@ -213,6 +213,7 @@ def test_templates_that_do_not(engine: FakeEngine) -> None:
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "x" * 65}}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "x", "parameters": []}}]}, "tools"),
+        ({"tools": [{"type": "function", "function": {"name": "x", "parameters": {"type": "string"}}}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "x", "description": 5}}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "x", "description": "d" * 20_000}}]}, "tools"),
         ({"tools": [TIME, TIME]}, "tools"),
