@@ -60,6 +60,7 @@ bench: dev ## the benchmarks that need no GPU, one after the other
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/grammar_masks.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist conformance/node/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any, Final, NoReturn
 
 import jinja2
+import jinja2.meta
 
 from remuda.engine.errors import CheckpointError, InvalidRequestError
 from remuda.engine.template_budget import TemplateLimitError, limited
@@ -52,6 +53,8 @@ class ChatTemplate:
         environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         try:
             self._template = environment.from_string(source)
+            # Whether the template tells the model of tools; to one that does not, they must be told as text.
+            self.knows_tools = "tools" in jinja2.meta.find_undeclared_variables(environment.parse(source))
         except jinja2.TemplateSyntaxError as error:
             raise CheckpointError(f"the chat template is wrong at line {error.lineno}: {error.message}") from error
         except (RecursionError, SyntaxError, ValueError, MemoryError) as error:
@@ -63,21 +66,24 @@ class ChatTemplate:
         messages: Sequence[dict[str, Any]],
         add_generation_prompt: bool = True,
         variables: Mapping[str, bool | int | float | str] | None = None,
+        tools: Sequence[dict[str, Any]] | None = None,
     ) -> str:
         """The prompt for a conversation: dicts with `role`, `content` and what else the template reads.
 
-        variables: more that the template may read; they hide none of its own.
+        variables: more that the template may read; they hide none of its own. tools: the functions that the model
+        may call, as objects of the OpenAI API.
+
         Raises InvalidRequestError when the template refuses the messages, fails on them, writes more than
         MAX_PROMPT_CHARS characters, or asks for unreasonable work.
         """
-        num_chars = sum(len(value) for message in messages for value in message.values() if isinstance(value, str))
+        num_chars = sum(_num_chars(message) for message in (*messages, *(tools or ())))
         units = _BASE_UNITS + _UNITS_PER_MESSAGE * len(messages) + _UNITS_PER_CHAR * num_chars
         chunks = self._template.generate(
             {
                 **(variables or {}),
                 "messages": list(messages),
                 "add_generation_prompt": add_generation_prompt,
-                "tools": None,
+                "tools": None if tools is None else list(tools),
                 "documents": None,
                 **self._tokens,
             }
@@ -100,6 +106,20 @@ class ChatTemplate:
 
 class _RefusedError(jinja2.TemplateError):
     """The template itself turned the messages down."""
+
+
+def _num_chars(value: object) -> int:
+    """Characters of all strings in a value."""
+    num_chars, level = 0, [value]
+    while level:
+        item = level.pop()
+        if isinstance(item, str):
+            num_chars += len(item)
+        elif isinstance(item, dict):
+            level += [*item, *item.values()]
+        elif isinstance(item, list):
+            level += item
+    return num_chars
 
 
 def _raise_exception(message: object) -> NoReturn:

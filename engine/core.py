@@ -9,6 +9,8 @@ import numpy as np
 
 from remuda.engine.config import EngineInfo
 from remuda.engine.errors import InvalidRequestError
+from remuda.engine.grammar_compiler import GrammarCompiler
+from remuda.engine.guide import Guide
 from remuda.engine.runner import PendingStep, Runner, StepResult
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.scheduler import Plan, PrefillChunk, Scheduler
@@ -21,7 +23,9 @@ class EngineCore:
     """Requests in, token ids out, one step at a time. Built by `start.build_core`.
 
     depth: steps that may be under way when `step` returns, 0 or 1. A sequence that a stop token ends has
-    then a row in the step under way; what that draws for it is dropped.
+    then a row in the step under way; what that draws for it is dropped. A step with a sequence that follows a
+    grammar is read at once: what may come next depends on what came.
+    grammars: compiles what requests ask for; None where none is served.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class EngineCore:
         *,
         seed: int,
         depth: int,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self.info = info
         self._scheduler = scheduler
@@ -40,6 +45,7 @@ class EngineCore:
         self._pool = pool
         self._seed = seed
         self._depth = depth
+        self.grammars = grammars
         self._under_way: deque[tuple[Plan, PendingStep]] = deque()
         # What a step that failed owes to those who were in it.
         self._failures: list[SequenceOutput] = []
@@ -92,8 +98,21 @@ class EngineCore:
         params.check_vocabulary(vocab_size)
         seed = mix64(self._seed ^ mix64(self._num_added))
         ids = np.array(prompt, dtype=np.int32)
-        self._scheduler.add(Request.create(request_id, ids, params, seed, self.info.eos_token_ids))
+        request = Request.create(request_id, ids, params, seed, self.info.eos_token_ids)
+        if params.grammar is not None:
+            self._guide(request)
+        self._scheduler.add(request)
         self._num_added += 1
+
+    def _guide(self, request: Request) -> None:
+        """Set each sequence to the beginning of the request's grammar. Raises InvalidRequestError."""
+        params = request.params
+        assert params.grammar is not None
+        if self.grammars is None:
+            raise params.grammar.error("this engine serves no grammars")
+        for sequence in request.sequences:
+            matcher = self.grammars.matcher(params.grammar)
+            sequence.guide = Guide(matcher, self.info.vocab_size, request.stop_ids, params.min_tokens)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one sequence of it, and free what it holds. Unknown ids are no error."""
@@ -117,27 +136,29 @@ class EngineCore:
             failures, self._failures = self._failures, []
             return failures
         plan = self._scheduler.schedule()
+        outputs: list[SequenceOutput] = []
         try:
-            return self._advance(plan)
+            self._advance(plan, outputs)
         except BaseException:
+            self._failures = outputs
             self._abandon([plan, *(launched for launched, _ in self._under_way)])
             self._under_way.clear()
             raise
+        return outputs
 
-    def _advance(self, plan: Plan) -> list[SequenceOutput]:
+    def _advance(self, plan: Plan, outputs: list[SequenceOutput]) -> None:
+        """Launch the plan, read what is under way beyond the depth, and append what that brought."""
         if not plan.is_empty:
             self._under_way.append((plan, self.runner.launch(plan)))
             for chunk in plan.prefill:
                 if chunk.is_last:
                     chunk.request.drop_prompt()
-        elif not self._under_way:
-            return []
-        if len(self._under_way) <= self._depth and not plan.is_empty:
-            return []
-        plan, pending = self._under_way[0]
-        result = pending.read()
-        self._under_way.popleft()
-        return self._postprocess(plan, result)
+        max_under_way = 0 if plan.is_empty or plan.is_guided else self._depth
+        while len(self._under_way) > max_under_way:
+            launched, pending = self._under_way[0]
+            result = pending.read()
+            self._under_way.popleft()
+            outputs += self._postprocess(launched, result)
 
     def _abandon(self, plans: list[Plan]) -> None:
         """End all who were in these steps: their states, or their tokens, are lost."""
@@ -165,6 +186,7 @@ class EngineCore:
                 and 1 < num_tokens < request.params.max_tokens
                 and token not in request.stop_ids
                 and token >= 0
+                and sequence.guide is None
             ):
                 outputs.append(SequenceOutput(request.request_id, sequence.index, [token]))
             else:
@@ -186,6 +208,8 @@ class EngineCore:
         request = sequence.request
         if token < 0 or not request.is_healthy:
             return self._fail_unhealthy(sequence, sequence.num_tokens - 1)
+        if sequence.guide is not None and (output := self._follow(sequence, sequence.guide, token)) is not None:
+            return output
         reason, stop_token = self._finish_reason(sequence, token)
         output = SequenceOutput(
             request.request_id,
@@ -201,6 +225,15 @@ class EngineCore:
             self._scheduler.finish(sequence)
         return output
 
+    def _follow(self, sequence: Sequence, guide: Guide, token: int) -> SequenceOutput | None:
+        """Go on in the grammar; what ends the sequence where the token that was drawn does not count."""
+        if guide.error is None and guide.is_finished:
+            self._scheduler.finish(sequence)
+            return SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="stop")
+        if guide.error is None and token not in sequence.request.stop_ids:
+            guide.accept(token)
+        return None if guide.error is None else self._fail(sequence, guide.error)
+
     def _fail_unhealthy(self, sequence: Sequence, num_tokens: int) -> SequenceOutput:
         return self._fail(sequence, f"the model gave logits that are not finite after {num_tokens} new tokens")
 
@@ -212,6 +245,8 @@ class EngineCore:
     def _finish_reason(sequence: Sequence, token: int) -> tuple[FinishReason | None, int | None]:
         if token in sequence.request.stop_ids:
             return "stop", token
+        if sequence.guide is not None and sequence.guide.is_finished:
+            return "stop", None
         return ("length", None) if sequence.num_tokens >= sequence.request.params.max_tokens else (None, None)
 
     @staticmethod

@@ -17,6 +17,8 @@ class DecodeBatch:
         # Tokens that no step has been told to draw yet.
         self._num_left = np.zeros(max_rows, dtype=np.int64)
         self._rows: DecodeRows | None = None
+        # Rows of sequences that follow a grammar.
+        self.num_guided = 0
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -28,6 +30,7 @@ class DecodeBatch:
         self._sequences.append(sequence)
         self._slots[sequence.row] = sequence.slot
         self._num_left[sequence.row] = num_left
+        self.num_guided += sequence.guide is not None
         self._rows = None
 
     def remove(self, sequence: Sequence) -> None:
@@ -41,6 +44,7 @@ class DecodeBatch:
             self._sequences[row], last.row = last, row
             self._slots[row], self._num_left[row] = self._slots[end], self._num_left[end]
         sequence.row = -1
+        self.num_guided -= sequence.guide is not None
         self._rows = None
 
     def take_step(self) -> DecodeRows:

@@ -130,13 +130,17 @@ class DeviceRunner:
         prompts: list[PendingPrompt | PendingPooled] = []
         if plan.prefill:
             step = pack(plan)
+            sequences = step.sequences
+            if plan.is_guided:
+                self._sampling.set_masks(sequences)
             shape = self.prompts.shape_of(step)
             if shape is None:
                 prompts = self._run_mixed(step)
             else:
                 self._run_apart(plan, step, shape, stage)
-            sequences = step.sequences
         else:
+            if plan.is_guided:
+                self._sampling.set_masks(plan.decode)
             self._run_decode(plan, stage)
             sequences = plan.decode
         num_rows = len(sequences)

@@ -10,6 +10,7 @@ import torch
 
 from remuda.engine.packing import PackedStep
 from remuda.engine.sequence import SEED_STRIDE, Sequence
+from remuda.engine.transfer import upload
 from remuda.kernels.sample.table import KEY, WORDS, SamplingTable, encode, make_table
 from remuda.kernels.slots import PAD_SLOT
 
@@ -59,6 +60,15 @@ class DeviceSampling:
         """Tokens (R,) int64 and healthy (R,) bool for rows of logits (R, V or more), as the kernels' reference."""
         tokens, healthy = self._kernels.sample(logits, slots, self.table, work)
         return tokens, healthy
+
+    def set_masks(self, sequences: list[Sequence]) -> None:
+        """Before they draw: what those of `sequences` that follow a grammar may draw next."""
+        guided = [(s.slot, s.guide.mask(s.num_tokens)) for s in sequences if s.guide is not None]
+        if guided:
+            slots = np.array([slot for slot, _ in guided], dtype=np.int64)
+            masks = np.stack([mask for _, mask in guided]).view(np.int32)
+            index, rows = upload([slots, masks], self.table.masks.device)
+            self.table.masks.index_copy_(0, index, rows)
 
     def warm_up(self, pads: torch.Tensor) -> None:
         """Run what begins a sequence, for pad rows (R,) int32."""
@@ -117,5 +127,7 @@ def _encode(sequence: Sequence) -> npt.NDArray[np.int32]:
         frequency_penalty=params.frequency_penalty,
         logit_bias=params.logit_bias,
         held_ids=tuple(sequence.request.stop_ids),
-        min_tokens=params.min_tokens,
+        # A guide's masks hold the stop ids back by themselves.
+        min_tokens=params.min_tokens if sequence.guide is None else 0,
+        is_guided=sequence.guide is not None,
     )

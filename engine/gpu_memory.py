@@ -13,7 +13,7 @@ from remuda.engine.models.base import Model
 from remuda.engine.prompt_graphs import PromptShape
 from remuda.engine.state_pool import StatePool, slot_bytes
 from remuda.engine.step_graphs import decode_sizes
-from remuda.kernels.sample.table import WORDS
+from remuda.kernels.sample.table import WORDS, mask_words
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def measure(
 
 def table_bytes(vocab_size: int) -> int:
     """Bytes that `SamplingTable` has per slot."""
-    return 4 * WORDS + 4 + 8 + 4 * vocab_size
+    return 4 * WORDS + 4 + 8 + 4 * vocab_size + 4 * mask_words(vocab_size)
 
 
 def fit_slots(measured: Measured, config: EngineConfig, bytes_per_slot: int, max_slots: int) -> int:

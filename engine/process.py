@@ -17,7 +17,8 @@ import zmq
 
 from remuda.engine.config import EngineConfig
 from remuda.engine.core import EngineCore
-from remuda.engine.errors import EngineDeadError, InvalidRequestError, RemudaError
+from remuda.engine.errors import EngineDeadError, InvalidRequestError, QueueFullError, RemudaError
+from remuda.engine.grammar_queue import GrammarQueue
 from remuda.engine.log_format import LogFormat, configure_logging
 from remuda.engine.wire import (
     HELLO,
@@ -64,6 +65,7 @@ class EngineServer:
         self._memory = psutil.Process()
         self._num_steps = self._num_prompt_tokens = self._num_output_tokens = self._num_aborts = 0
         self._core: EngineCore | None = None
+        self._grammars: GrammarQueue | None = None
         self._status: FromEngine = EngineLoading("starting", 0.0)
 
     def load(self, config: EngineConfig) -> bool:
@@ -78,6 +80,9 @@ class EngineServer:
             logger.debug("the start failed: %s", error)
             self._report(EngineFailed(type(error).__name__, str(error)))
             return False
+        if self._core.grammars is not None:
+            self._grammars = GrammarQueue(self._core.grammars)
+            self._poller.register(self._grammars.fileno(), zmq.POLLIN)
         self._report(EngineReady(self._core.info))
         # What stands now stays: the collector need not go over it in the middle of a step.
         gc.collect()
@@ -109,6 +114,9 @@ class EngineServer:
         events = dict(self._poller.poll(None if wait else 0))
         if self._parent_fd in events and os.read(self._parent_fd, 4096) == b"":
             return False
+        if self._grammars is not None and self._grammars.fileno() in events:
+            for worker, request in self._grammars.take():
+                self._add(worker, request)
         while True:
             try:
                 worker, frame = self._socket.recv_multipart(zmq.DONTWAIT)
@@ -127,7 +135,10 @@ class EngineServer:
         message = self._decoder.decode(frame)
         match message:
             case AddRequest():
-                self._add(worker, message)
+                if self._grammars is not None and self._grammars.must_wait(message):
+                    self._compile(worker, message, self._grammars)
+                else:
+                    self._add(worker, message)
             case AbortRequest():
                 self._abort(message)
             case StatsRequest():
@@ -135,23 +146,37 @@ class EngineServer:
             case WorkerGone():
                 self._forget_worker(message.worker.encode())
 
+    def _compile(self, worker: bytes, request: AddRequest, grammars: GrammarQueue) -> None:
+        """Add the request later, once its grammar is compiled."""
+        assert self._core is not None
+        limit = self._core.info.max_queue
+        if len(grammars) < limit:
+            grammars.add(worker, request)
+        else:
+            error = QueueFullError(f"{len(grammars)} grammars wait to be compiled, the limit is {limit}")
+            self._reject(worker, request, error)
+
     def _add(self, worker: bytes, request: AddRequest) -> None:
         try:
             if self._core is None:
                 raise EngineDeadError("the engine has not started")
             self._core.add(request.request_id, request.prompt, request.params)
         except RemudaError as error:
-            param = error.param if isinstance(error, InvalidRequestError) else None
-            kind = type(error).__name__
-            self._send(worker, RequestRejected(request.request_id, kind, str(error), param))
+            self._reject(worker, request, error)
         else:
             self._owners[request.request_id] = worker
             self._num_prompt_tokens += len(request.prompt)
+
+    def _reject(self, worker: bytes, request: AddRequest, error: RemudaError) -> None:
+        param = error.param if isinstance(error, InvalidRequestError) else None
+        self._send(worker, RequestRejected(request.request_id, type(error).__name__, str(error), param))
 
     def _abort(self, request: AbortRequest) -> None:
         # While the engine loads there is nothing to end: such an abort was meant for the engine before.
         if self._core is not None:
             self._num_aborts += self._core.holds(request.request_id)
+            if self._grammars is not None and request.index is None:
+                self._grammars.drop(request.request_id)
             self._core.abort(request.request_id, request.index)
             self._forget_ended(request.request_id)
 
@@ -173,6 +198,8 @@ class EngineServer:
 
     def _forget_worker(self, worker: bytes) -> None:
         self._workers.discard(worker)
+        if self._grammars is not None:
+            self._grammars.drop_worker(worker)
         for request_id in [name for name, owner in self._owners.items() if owner == worker]:
             self._abort(AbortRequest(request_id))
 

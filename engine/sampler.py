@@ -5,6 +5,7 @@ from typing import Final
 
 import torch
 
+from remuda.engine.guide import banned
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.sequence import Sequence, TokenCounts
 from remuda.engine.wire import TokenLogprobs
@@ -77,7 +78,7 @@ class Sampler:
             sequence.counts = TokenCounts(in_prompt.to(device), drawn)
 
     def _adjust(self, row: torch.Tensor, sequence: Sequence) -> None:
-        """Penalties, biases and held-back stop tokens, in place on one row (V,)."""
+        """Penalties, biases, held-back stop tokens and grammars, in place on one row (V,)."""
         params = sequence.request.params
         counts = sequence.counts
         if counts is not None:
@@ -88,14 +89,18 @@ class Sampler:
             row.sub_(params.frequency_penalty * counts.drawn + params.presence_penalty * (counts.drawn > 0))
         if params.logit_bias:
             row[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()), device=row.device)
-        if sequence.num_tokens < params.min_tokens:
+        if sequence.guide is not None:
+            words = sequence.guide.mask(sequence.num_tokens)
+            row.masked_fill_(torch.from_numpy(banned(words, len(row))).to(row.device), -torch.inf)
+        elif sequence.num_tokens < params.min_tokens:
             held = params.stop_token_ids if params.ignore_eos else params.stop_token_ids + self._eos_token_ids
             row[list(held)] = -torch.inf
 
 
 def _is_adjusted(sequence: Sequence) -> bool:
     params = sequence.request.params
-    return sequence.counts is not None or bool(params.logit_bias) or sequence.num_tokens < params.min_tokens
+    is_biased = bool(params.logit_bias) or sequence.num_tokens < params.min_tokens
+    return is_biased or sequence.counts is not None or sequence.guide is not None
 
 
 def _is_greedy(params: SamplingParams) -> bool:

@@ -6,6 +6,7 @@ from typing import Final, Literal
 import msgspec
 
 from remuda.engine.errors import InvalidRequestError
+from remuda.engine.grammar import Grammar
 
 MAX_LOGPROBS: Final = 20
 MAX_STOP_STRINGS: Final = 16
@@ -42,6 +43,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     priority: among those who wait for a slot, the lowest goes first.
     pooling: give the prompt's hidden state after the last norm, of its last token or the mean over its
         tokens. Nothing is drawn then: `max_tokens` must be 0, and `n` 1.
+    grammar: the texts that are allowed; the sequence may end only where one is complete, which goes before
+        min_tokens, and ends by itself where it cannot go on.
     """
 
     temperature: float = 1.0
@@ -65,6 +68,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
     priority: int = 0
     pooling: Pooling | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         self._take_plain_forms()
@@ -172,6 +176,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "skip_special_tokens": (bool,),
     "priority": (int,),
     "pooling": (str, type(None)),
+    "grammar": (Grammar, type(None)),
 }
 
 

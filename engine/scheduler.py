@@ -31,11 +31,15 @@ class PrefillChunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step: a token for every decoding sequence, whose slots are `slots`, then prompt chunks."""
+    """One step: a token for every decoding sequence, whose slots are `slots`, then prompt chunks.
+
+    is_guided: a sequence that is given a token follows a grammar.
+    """
 
     decode: list[Sequence]
     slots: npt.NDArray[np.int32]
     prefill: list[PrefillChunk]
+    is_guided: bool = False
 
     @property
     def is_empty(self) -> bool:
@@ -104,10 +108,12 @@ class Scheduler:
             assert slot is not None
             chunks.append(PrefillChunk(request, start, start + size, slot))
             budget -= size
+        is_guided = self._decoding.num_guided > 0
+        is_guided |= any(chunk.is_last and chunk.request.params.grammar is not None for chunk in chunks)
         decode, slots = self._decoding.take_step()
         for chunk in chunks:
             self._advance(chunk)
-        return Plan(decode, slots, chunks)
+        return Plan(decode, slots, chunks, is_guided)
 
     def _admit(self) -> None:
         """Give slots to those who wait, in order, as far as they go."""

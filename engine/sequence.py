@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from remuda.engine.guide import Guide
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.wire import TokenLogprobs
 
@@ -56,6 +57,7 @@ class Sequence:
     num_tokens: int = 0
     last_token: int = -1
     counts: TokenCounts | None = None
+    guide: Guide | None = None
     is_finished: bool = False
     row: int = -1
 

@@ -20,6 +20,8 @@ from remuda.engine.core import EngineCore
 from remuda.engine.device_runner import DeviceRunner
 from remuda.engine.errors import ConfigError
 from remuda.engine.gpu_memory import Measured, account, fit_slots, measure, survey, table_bytes
+from remuda.engine.grammar import TokenBytes, token_bytes
+from remuda.engine.grammar_compiler import GrammarCompiler
 from remuda.engine.models.base import Model
 from remuda.engine.models.longhorn import Longhorn
 from remuda.engine.prompt_graphs import PromptShape, prompt_shapes
@@ -27,7 +29,7 @@ from remuda.engine.runner import HostRunner, Runner
 from remuda.engine.sampler import Sampler
 from remuda.engine.scheduler import Scheduler
 from remuda.engine.state_pool import StatePool, slot_bytes
-from remuda.engine.tokenizer import SpecialTokens, load_special_tokens
+from remuda.engine.tokenizer import SpecialTokens, load_special_tokens, load_tokenizer
 from remuda.engine.warm_up import warm_up
 
 Progress = Callable[[str, float], None]
@@ -59,7 +61,13 @@ def start_engine(config: EngineConfig, progress: Progress | None = None) -> Engi
     model = _MODELS[model_config.model_type](
         model_config, weights, backend, device=device, dtype=dtype, state_dtype=state_dtype
     )
-    core = build_core(model, config, name=location.name, special=special, progress=progress)
+
+    def load_tokens() -> TokenBytes | None:
+        return token_bytes(load_tokenizer(location, config.tokenizer), model_config.vocab_size)
+
+    # Text stays out of this process until a request asks for text of some shape.
+    grammars = GrammarCompiler(load_tokens)
+    core = build_core(model, config, name=location.name, special=special, progress=progress, grammars=grammars)
     core.info = msgspec.structs.replace(
         core.info, weights_fingerprint=weights_fingerprint, load_seconds=time.monotonic() - began
     )
@@ -74,6 +82,7 @@ def build_core(
     special: SpecialTokens | None = None,
     progress: Progress | None = None,
     depth: int | None = None,
+    grammars: GrammarCompiler | None = None,
 ) -> EngineCore:
     """A core over a loaded model, sized by `config`; warmed up where `progress` is to hear of it, or on a GPU.
 
@@ -130,7 +139,7 @@ def build_core(
     # A step of the host's sampler needs the tokens of the one before.
     assert depth == 0 or has_table
     seed = secrets.randbits(63) if config.seed is None else config.seed
-    return EngineCore(info, scheduler, runner, pool, seed=seed, depth=depth)
+    return EngineCore(info, scheduler, runner, pool, seed=seed, depth=depth, grammars=grammars)
 
 
 def _silent(stage: str, fraction: float) -> None:

@@ -47,12 +47,7 @@ class ChatFormat:
         """New text, with the log-probabilities that have gathered."""
         if self._is_plain:
             return self._template.fill(choice.index, text)
-        logprobs = self._logprobs(choice) if choice.logprobs else None
-        chunk = self._chunk(choice.index, {"content": text}, logprobs, None)
-        if self._request.return_token_ids:
-            chunk["choices"][0]["token_ids"] = choice.token_ids
-        choice.logprobs, choice.token_ids = [], []
-        return self._event(choice, chunk)
+        return self._delta(choice, {"content": text})
 
     def finish(self, choice: Choice) -> bytes:
         """An empty delta with the finish reason."""
@@ -86,6 +81,15 @@ class ChatFormat:
             "finish_reason": choice.finish_reason,
             **ids,
         }
+
+    def _delta(self, choice: Choice, delta: dict[str, Any]) -> bytes:
+        """The event with a delta, and with what has gathered for it."""
+        logprobs = self._logprobs(choice) if choice.logprobs else None
+        chunk = self._chunk(choice.index, delta, logprobs, None)
+        if self._request.return_token_ids:
+            chunk["choices"][0]["token_ids"] = choice.token_ids
+        choice.logprobs, choice.token_ids = [], []
+        return self._event(choice, chunk)
 
     def _event(self, choice: Choice, chunk: dict[str, Any]) -> bytes:
         if self._request.has_continuous_usage:

@@ -113,6 +113,10 @@ def serve(
         float,
         Parameter(group=_HTTP, validator=Number(gt=0, lte=2**20), help="Memory for kept responses, in MiB."),
     ] = 256,
+    tool_call_parser: Annotated[
+        Literal["hermes", "llama3_json", "none"],
+        Parameter(group=_HTTP, help="How the model writes calls of tools; none: its own are not looked for."),
+    ] = "hermes",
     log_level: Annotated[LogLevel, Parameter(group=_HTTP, help="Least level that is logged.")] = "info",
     device: _Device = "auto",
     backend: _Backend = "auto",
@@ -192,6 +196,7 @@ def serve(
         otlp_endpoint=safety.otlp_endpoint,
         max_stored_responses=max_stored_responses,
         max_stored_bytes=int(max_stored_mb * 2**20),
+        tool_call_parser=tool_call_parser,
     )
     return run_server(options, config)
 

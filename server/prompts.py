@@ -1,15 +1,17 @@
 """From the prompt of a request to token ids, once for every endpoint."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer
 from remuda.server.schemas import ChatMessage
 from remuda.server.template_options import TemplateOptions
+from remuda.server.tool_messages import check_call_id, parse_tool_calls, plain_messages
+from remuda.server.tools import FunctionTool
 
 Result = TypeVar("Result")
 AnyTokenizer = Tokenizer | TokenIdTokenizer
@@ -23,7 +25,13 @@ OFF_LOOP_CHARS: Final = 16_384
 # Message fields that carry nothing for a text model.
 _HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations"})
 _PLAIN: Final = TemplateOptions()
-_ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+_ROLES: Final = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+}
 
 
 @dataclass(frozen=True)
@@ -100,14 +108,23 @@ async def encode_chat(
     template: ChatTemplate,
     tokenizer: AnyTokenizer,
     options: TemplateOptions = _PLAIN,
+    tools: Sequence[FunctionTool] = (),
 ) -> Prompt:
-    """Render the conversation by the checkpoint's template, which writes the BOS itself, and encode it."""
+    """Render the conversation by the checkpoint's template, which writes the BOS itself, and encode it.
+
+    tools: those that the model is told of, by the template or, where it knows none, in a system message.
+    """
     if not messages:
         raise InvalidRequestError("messages is empty", param="messages")
     rendered = [_message(i, message) for i, message in enumerate(messages)]
+    described = None
+    if not template.knows_tools:
+        rendered = plain_messages(rendered, tools)
+    elif tools:
+        described = [tool.for_template() for tool in tools]
 
     def encode() -> Prompt:
-        text = template.render(rendered, options.add_generation_prompt, options.variables)
+        text = template.render(rendered, options.add_generation_prompt, options.variables, described)
         text = options.end_prompt(text, rendered[-1]["content"])
         token_ids = tokenizer.encode(text, add_bos=False)
         if not token_ids:
@@ -152,7 +169,7 @@ def _check_vocabulary(token_ids: list[int], vocab_size: int) -> list[int]:
     return token_ids
 
 
-def _message(index: int, message: ChatMessage) -> dict[str, str]:
+def _message(index: int, message: ChatMessage) -> dict[str, Any]:
     place = f"messages.{index}"
     role = _ROLES.get(message.role)
     if role is None:
@@ -160,14 +177,19 @@ def _message(index: int, message: ChatMessage) -> dict[str, str]:
         raise InvalidRequestError(
             f"{place}.role: {message.role[:40]!r} is not supported, only {known}", param=f"{place}.role"
         )
-    extra = message.model_extra or {}
-    for name, value in extra.items():
-        if value is not None and value != [] and name not in _HARMLESS_MESSAGE_FIELDS:
+    extra = {name: value for name, value in (message.model_extra or {}).items() if value not in (None, [])}
+    of_tools: dict[str, Any] = {}
+    if role == "tool":
+        of_tools["tool_call_id"] = check_call_id(f"{place}.tool_call_id", extra.pop("tool_call_id", None))
+    elif role == "assistant" and "tool_calls" in extra:
+        of_tools["tool_calls"] = parse_tool_calls(f"{place}.tool_calls", extra.pop("tool_calls"))
+    for name in extra:
+        if name not in _HARMLESS_MESSAGE_FIELDS:
             field = f"{place}.{name[:100]}"
             raise InvalidRequestError(f"{field} is not supported", param=field)
     speaker = extra.get("name")
     named = {"name": speaker} if isinstance(speaker, str) else {}
-    return {"role": role, "content": _content(f"{place}.content", message.content), **named}
+    return {"role": role, "content": _content(f"{place}.content", message.content), **named, **of_tools}
 
 
 def _content(place: str, content: object) -> str:

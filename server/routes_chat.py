@@ -12,6 +12,8 @@ from remuda.server.prompts import check_num_prompt_logprobs, encode_chat
 from remuda.server.schemas import GENERATION_RESPONSES, ChatCompletionRequest
 from remuda.server.sse import StreamResponse, WholeResponse
 from remuda.server.state import ServerState
+from remuda.server.tool_format import ToolChatFormat
+from remuda.server.tool_parsers import CALL_FORMATS, DEFAULT_PARSER
 
 
 def chat_routes(state: ServerState) -> APIRouter:
@@ -22,18 +24,27 @@ def chat_routes(state: ServerState) -> APIRouter:
     async def create_chat_completion(request: ChatCompletionRequest) -> Response:
         """Answer a conversation."""
         state.check_model(request.model)
-        params = request.to_params()
+        tools = request.tool_set()
+        # Calls that are enforced are found whether or not the model's own are looked for.
+        is_forced = tools is not None and tools.mode == "required"
+        parser = DEFAULT_PARSER if is_forced and state.tool_call_parser == "none" else state.tool_call_parser
+        params = request.to_params(tools, CALL_FORMATS.get(parser, CALL_FORMATS[DEFAULT_PARSER]))
         template = state.require_chat_template()
         params.check_vocabulary(state.ready_engine().vocab_size)
-        options = request.template_options()
-        prompt = await encode_chat(request.messages, template, state.tokenizer, options)
+        await state.grammars.check(params.grammar)
+        options, offered = request.template_options(), () if tools is None else tools.offered
+        prompt = await encode_chat(request.messages, template, state.tokenizer, options, offered)
         check_num_prompt_logprobs([prompt], params.prompt_logprobs, "prompt_logprobs")
 
         generation = Generation([prompt], params, state.tokenizer, keeps_token_ids=bool(request.return_token_ids))
         response_id = f"chatcmpl-{secrets.token_hex(12)}"
-        response_format = ChatFormat(
-            response_id, int(time.time()), request, params.n, state.tokenizer, state.system_fingerprint
-        )
+        described = (
+            response_id, int(time.time()), request, params.n, state.tokenizer, state.system_fingerprint,
+        )  # fmt: skip
+        if tools is None or parser == "none":
+            response_format = ChatFormat(*described)
+        else:
+            response_format = ToolChatFormat(*described, tools=tools, parser=parser)
         answer = StreamResponse if request.stream else WholeResponse
         return answer(state.link, response_id, generation, response_format)
 

@@ -22,7 +22,10 @@ from remuda.engine.sampling_params import (
     MAX_STOP_TOKEN_IDS,
     SamplingParams,
 )
+from remuda.server.structured import requested_grammar
 from remuda.server.template_options import ALLOWED_VARIABLES, TemplateOptions, template_options
+from remuda.server.tool_parsers import CALL_FORMATS, DEFAULT_PARSER, CallFormat
+from remuda.server.tools import ToolSet, parse_tools
 from remuda.server.unserved_fields import check_unserved, declare_unserved
 
 # For the OpenAPI schema: what a generating endpoint answers besides JSON with 200.
@@ -102,6 +105,15 @@ class GenerationRequest(BaseModel):
     prompt_logprobs: int | None = _within(0, MAX_LOGPROBS, "Not in a stream.")
     return_token_ids: bool | None = Field(None, description="Give the ids of prompt and answer too.")
     priority: int | None = _within(INT64_MIN, INT64_MAX, "Who waits with a lower one is served first.")
+    # Taken apart by structured.py: pydantic would report one error for each branch.
+    response_format: SkipValidation[dict[str, Any] | None] = None
+    structured_outputs: SkipValidation[dict[str, Any] | None] = Field(
+        None, description="One of json (a schema), regex, choice, grammar (Lark or GBNF), json_object."
+    )
+    guided_json: SkipValidation[dict[str, Any] | str | None] = None
+    guided_regex: SkipValidation[str | None] = None
+    guided_choice: SkipValidation[list[str] | None] = None
+    guided_grammar: SkipValidation[str | None] = None
 
     @property
     def include_usage(self) -> bool:
@@ -148,6 +160,7 @@ class GenerationRequest(BaseModel):
             "skip_special_tokens": self.skip_special_tokens,
             "prompt_logprobs": self.prompt_logprobs,
             "priority": self.priority,
+            "grammar": requested_grammar(vars(self)),
             **family,
         }
         given: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
@@ -203,17 +216,33 @@ class ChatCompletionRequest(GenerationRequest):
     chat_template_kwargs: dict[str, Any] | None = Field(
         None, description=f"Variables of the chat template, of these: {', '.join(ALLOWED_VARIABLES)}."
     )
+    # Taken apart by tools.py.
+    tools: SkipValidation[list[dict[str, Any]] | None] = None
+    tool_choice: SkipValidation[str | dict[str, Any] | None] = None
+    parallel_tool_calls: bool | None = None
 
-    def to_params(self) -> SamplingParams:
-        """The engine's parameters. Raises InvalidRequestError for what cannot be honoured."""
+    def tool_set(self) -> ToolSet | None:
+        """The tools that may be called. Raises InvalidRequestError."""
+        return parse_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
+
+    def to_params(
+        self, tools: ToolSet | None = None, call_format: CallFormat = CALL_FORMATS[DEFAULT_PARSER]
+    ) -> SamplingParams:
+        """The engine's parameters. Raises InvalidRequestError for what cannot be honoured.
+
+        tools, call_format: which calls must be made, and how they are written.
+        """
         self.check_fields()
         if self.top_logprobs is not None and not self.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
         if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_LOGPROBS:
             message = f"top_logprobs must be in [0, {MAX_LOGPROBS}]"
             raise InvalidRequestError(message, param="top_logprobs")
+        answer = requested_grammar(vars(self))
         return self.sampling_params(
-            max_tokens=self._max_tokens(), logprobs=(self.top_logprobs or 0) if self.logprobs else None
+            max_tokens=self._max_tokens(),
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            grammar=answer if tools is None else tools.grammar(call_format, answer),
         )
 
     def template_options(self) -> TemplateOptions:

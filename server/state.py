@@ -10,13 +10,16 @@ from typing import Final
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.config import EngineInfo
 from remuda.engine.errors import InvalidRequestError
+from remuda.engine.grammar import TokenBytes, token_bytes
 from remuda.server.errors import ApiError, ServerUnavailableError
+from remuda.server.grammar_check import GrammarChecker
 from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.metrics import ServerMetrics
 from remuda.server.prompts import AnyTokenizer
 from remuda.server.request_record import RequestRecord
 from remuda.server.response_store import MemoryResponseStore, ResponseStore
 from remuda.server.restart_budget import Restarts
+from remuda.server.tool_parsers import DEFAULT_PARSER
 
 DEFAULT_MAX_BODY_BYTES = 8 * 2**20
 _VERSION: Final = version("remuda")
@@ -26,8 +29,9 @@ _VERSION: Final = version("remuda")
 class ServerState:
     """model_names: what requests may call the model; the first is its own name. created: unix seconds.
 
-    has_given_up: the engine will not be started again, and the process is about to end. record_sinks: called with
-    the record of each request that has ended, besides `metrics`.
+    tool_call_parser: one of TOOL_CALL_PARSERS. grammars: checks what requests ask for. has_given_up: the engine
+    will not be started again, and the process is about to end. record_sinks: called with the record of each
+    request that has ended, besides `metrics`.
     """
 
     link: EngineLink
@@ -35,6 +39,7 @@ class ServerState:
     chat_template: ChatTemplate | None
     model_names: tuple[str, ...]
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    tool_call_parser: str = DEFAULT_PARSER
     is_draining: bool = False
     has_given_up: bool = False
     restarts: Restarts = Restarts()  # noqa: RUF009
@@ -42,6 +47,12 @@ class ServerState:
     record_sinks: list[Callable[[RequestRecord], None]] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
     response_store: ResponseStore = field(default_factory=MemoryResponseStore)
+
+    def __post_init__(self) -> None:
+        self.grammars = GrammarChecker(self._load_tokens)
+
+    def _load_tokens(self) -> TokenBytes | None:
+        return token_bytes(self.tokenizer, self.ready_engine().vocab_size)
 
     @property
     def status(self) -> str:

@@ -12,7 +12,6 @@ from remuda.engine.errors import InvalidRequestError
 HARMLESS: Final = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
         "prompt_cache_options",
@@ -31,10 +30,7 @@ NEUTRAL_VALUES: Final[dict[str, tuple[Any, ...]]] = {
     "modalities": (["text"],),
     "moderation": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "suffix": ("",),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
     "verbosity": ("medium",),
     "web_search_options": (),
 }

@@ -70,7 +70,13 @@ class ApiWorker:
         names = options.served_model_names or (launch.location.name,)
         self._store = RemoteResponseStore(launch.store_path, is_enabled=options.max_stored_responses > 0)
         self._state = ServerState(
-            self._link, tokenizer, template, names, options.max_body_bytes, response_store=self._store
+            self._link,
+            tokenizer,
+            template,
+            names,
+            options.max_body_bytes,
+            options.tool_call_parser,
+            response_store=self._store,
         )
         self._tracing = watch_requests(self._state, options)
         self._http = _HttpServer(http_config(self._state, options, closing_s=CLOSING_S))
@@ -83,6 +89,7 @@ class ApiWorker:
         await self._http.serve(sockets=[listener])
         await parent
         self._link.close()
+        await self._state.grammars.close()
         await self._store.close()
         if self._tracing is not None:
             self._tracing.close()

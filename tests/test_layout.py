@@ -20,6 +20,7 @@ SOURCES = sorted(path for folder in ARROWS for path in (ROOT / folder).rglob("*.
 NO_TORCH = [
     "remuda.engine",
     "remuda.engine.wire",
+    "remuda.engine.grammar_process",
     "remuda.engine.cores",
     "remuda.engine.tokenizer",
     "remuda.engine.chat_template",

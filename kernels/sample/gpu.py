@@ -26,7 +26,8 @@ _HELD_IDS, _WORDS = tl.constexpr(words.HELD_IDS), tl.constexpr(words.WORDS)
 _GREEDY, _FILTERED = tl.constexpr(words.GREEDY), tl.constexpr(words.FILTERED)
 _PENALISED, _BIASED = tl.constexpr(words.PENALISED), tl.constexpr(words.BIASED)
 _HELD, _IN_PROMPT = tl.constexpr(words.HELD), tl.constexpr(words.IN_PROMPT)
-_ADJUSTED = tl.constexpr(words.PENALISED | words.BIASED | words.HELD)
+_GUIDED = tl.constexpr(words.GUIDED)
+_ADJUSTED = tl.constexpr(words.PENALISED | words.BIASED | words.HELD | words.GUIDED)
 
 _LOG2_E = tl.constexpr(1.4426950408889634)
 # What the first launch leaves of a block: its largest logit (NaN where one is not finite), the id of that,
@@ -54,12 +55,16 @@ def _float_word(p_packed, b_slot, I_WORD: tl.constexpr):
 
 @triton.jit
 def _adjust(
-    b_row, p_packed, p_counts, p_work, b_slot, b_flags, b_num_tokens, i_block,
+    b_row, p_packed, p_counts, p_masks, p_work, b_slot, b_flags, b_num_tokens, i_block,
     V: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, LIST: tl.constexpr,
 ):  # fmt: skip
-    """One block of logits (BLOCK,) after penalties, biases and holds; `p_work` gets it too."""
+    """One block of logits (BLOCK,) after penalties, biases, holds and mask; `p_work` gets it too."""
     o_v = i_block * BLOCK + tl.arange(0, BLOCK)
     m_v = o_v < V
+    if b_flags & _GUIDED:
+        # Before all else, which saves registers: nothing that follows brings a masked id back.
+        b_bits = tl.load(p_masks + b_slot * ((V + 31) // 32) + o_v // 32, mask=m_v, other=0)
+        b_row = tl.where(((b_bits >> (o_v % 32)) & 1) != 0, b_row, float("-inf"))
     if b_flags & _PENALISED:
         b_count = tl.load(p_counts + b_slot * V + o_v, mask=m_v, other=0)
         b_drawn = b_count & ~_IN_PROMPT
@@ -94,7 +99,8 @@ def _adjust(
 
 @triton.jit
 def _scan_kernel(
-    p_logits, p_slots, p_packed, p_num_tokens, p_counts, p_work, p_parts, p_groups, stride_logits, stride_work,
+    p_logits, p_slots, p_packed, p_num_tokens, p_counts, p_masks, p_work, p_parts, p_groups, stride_logits,
+    stride_work,
     V: tl.constexpr, WIDTH: tl.constexpr, NUM_BLOCKS: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr,
     LIST: tl.constexpr,
 ):  # fmt: skip
@@ -109,8 +115,8 @@ def _scan_kernel(
         if b_flags & _ADJUSTED:
             b_num_tokens = tl.load(p_num_tokens + b_slot)
             b_row = _adjust(
-                b_row, p_packed, p_counts, p_work + i_r * stride_work, b_slot, b_flags, b_num_tokens, i_block,
-                V, WIDTH, BLOCK, LIST,
+                b_row, p_packed, p_counts, p_masks, p_work + i_r * stride_work, b_slot, b_flags, b_num_tokens,
+                i_block, V, WIDTH, BLOCK, LIST,
             )  # fmt: skip
         b_top, b_id = tl.max(b_row, 0, return_indices=True)
         b_mass = 0.0
@@ -313,7 +319,7 @@ def sample(logits: Tensor, slots: Tensor, table: SamplingTable, work: Tensor) ->
     tokens = torch.empty(R, dtype=torch.int64, device=logits.device)
     healthy = torch.empty(R, dtype=torch.bool, device=logits.device)
     _scan_kernel[(num_blocks, R)](
-        logits, slots, table.packed, table.num_tokens, table.counts, work, parts, groups,
+        logits, slots, table.packed, table.num_tokens, table.counts, table.masks, work, parts, groups,
         logits.stride(0), work.stride(0),
         V=V, WIDTH=width, NUM_BLOCKS=num_blocks, BLOCK=_BLOCK, GROUP=group, LIST=_LIST,
         num_warps=_SCAN_WARPS, maxnreg=_SCAN_REGISTERS, enable_fp_fusion=False,

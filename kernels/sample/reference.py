@@ -21,10 +21,10 @@ def sample(logits: Tensor, slots: Tensor, table: SamplingTable, work: Tensor) ->
     Returns tokens (R,) int64 and healthy (R,) bool: whether all logits were finite; where not, the token is 0 and
     is not counted.
 
-    In this order: penalties (the prompt and what was drawn), biases, held-back ids; the largest where greedy, ties
-    to the lowest id; else softmax of the logits over temperature, cut by top_k, top_p and min_p, ties kept from
-    the lowest id; the first id, in the order of ids, whose cumulative mass passes a uniform number that depends on
-    the slot's key and number of tokens alone.
+    In this order: penalties (the prompt and what was drawn), biases, held-back ids, mask; the largest where
+    greedy, ties to the lowest id; else softmax of the logits over temperature, cut by top_k, top_p and min_p, ties
+    kept from the lowest id; the first id, in the order of ids, whose cumulative mass passes a uniform number that
+    depends on the slot's key and number of tokens alone.
     """
     tokens = torch.zeros(len(slots), dtype=torch.int64, device=logits.device)
     healthy = torch.ones(len(slots), dtype=torch.bool, device=logits.device)
@@ -61,7 +61,7 @@ def reset(table: SamplingTable, slots: Tensor) -> None:
 
 
 def adjusted(row: Tensor, table: SamplingTable, slot: int) -> Tensor:
-    """Logits (V,) of one slot after penalties (repetition: Keskar et al. 2019, CTRL, eq. 3.1), bias and holds."""
+    """Logits (V,) of a slot after penalties (repetition: Keskar et al. 2019, CTRL, eq. 3.1), bias, holds, mask."""
     packed, floats = table.packed[slot], table.packed[slot].view(torch.float32)
     flags, row = int(packed[words.FLAGS]), row.clone()
     if flags & words.PENALISED:
@@ -76,6 +76,9 @@ def adjusted(row: Tensor, table: SamplingTable, slot: int) -> Tensor:
         ]
     if flags & words.HELD and table.num_tokens[slot] < packed[words.MIN_TOKENS]:
         row[packed[words.HELD_IDS : words.HELD_IDS + int(packed[words.NUM_HELD])]] = -torch.inf
+    if flags & words.GUIDED:
+        ids = torch.arange(len(row), device=row.device)
+        row[(table.masks[slot, ids // 32] >> (ids % 32)) & 1 == 0] = -torch.inf
     return row
 
 

@@ -39,6 +39,7 @@ FILTERED: Final = 2
 PENALISED: Final = 4
 BIASED: Final = 8
 HELD: Final = 16
+GUIDED: Final = 32
 
 # The bit of `counts` that says that the prompt has the id; the others count how often it was drawn.
 IN_PROMPT: Final = -(2**31)
@@ -53,12 +54,19 @@ class SamplingTable(NamedTuple):
     num_tokens: (num_slots,) int32, tokens drawn so far: the position of the next one.
     last_token: (num_slots,) int64, the token drawn last.
     counts: (num_slots, V) int32, kept for slots with penalties alone: IN_PROMPT, and how often each id was drawn.
+    masks: (num_slots, ceil(V / 32)) int32, of guided slots alone: bit i % 32 of word i // 32 allows id i.
     """
 
     packed: Tensor
     num_tokens: Tensor
     last_token: Tensor
     counts: Tensor
+    masks: Tensor
+
+
+def mask_words(vocab_size: int) -> int:
+    """Words of a row of `SamplingTable.masks`."""
+    return -(-vocab_size // 32)
 
 
 def make_table(num_slots: int, vocab_size: int, device: torch.device) -> SamplingTable:
@@ -70,6 +78,7 @@ def make_table(num_slots: int, vocab_size: int, device: torch.device) -> Samplin
         torch.zeros(num_slots, dtype=torch.int32, device=device),
         torch.zeros(num_slots, dtype=torch.int64, device=device),
         torch.zeros(num_slots, vocab_size, dtype=torch.int32, device=device),
+        torch.zeros(num_slots, mask_words(vocab_size), dtype=torch.int32, device=device),
     )
 
 
@@ -86,10 +95,12 @@ def encode(
     logit_bias: Mapping[int, float] | None = None,
     held_ids: Sequence[int] = (),
     min_tokens: int = 0,
+    is_guided: bool = False,
 ) -> npt.NDArray[np.int32]:
     """One row of `SamplingTable.packed`, (WORDS,) int32.
 
     key: 64 bits that the sequence's random numbers depend on. held_ids: not drawn before `min_tokens` tokens were.
+    is_guided: only ids that the slot's row of `masks` allows are drawn.
     The others mean what they mean in a request. Raises ValueError for more than MAX_BIAS or MAX_HELD ids.
     """
     bias, held = dict(logit_bias or {}), sorted(set(held_ids)) if min_tokens > 0 else []
@@ -105,8 +116,8 @@ def encode(
     row[KEY : KEY + 2].view(np.uint32)[:] = (key & 0xFFFFFFFF, (key >> 32) & 0xFFFFFFFF)
     is_filtered = top_k > 0 or bool(floats[TOP_P] < 1) or min_p > 0
     is_penalised = repetition_penalty != 1 or presence_penalty != 0 or frequency_penalty != 0
-    flags = (temperature < GREEDY_BELOW, is_filtered, is_penalised, bool(bias), bool(held))
-    bits = (GREEDY, FILTERED, PENALISED, BIASED, HELD)
+    flags = (temperature < GREEDY_BELOW, is_filtered, is_penalised, bool(bias), bool(held), is_guided)
+    bits = (GREEDY, FILTERED, PENALISED, BIASED, HELD, GUIDED)
     row[FLAGS] = sum(bit for bit, is_set in zip(bits, flags, strict=True) if is_set)
     row[NUM_BIAS], row[NUM_HELD] = len(bias), len(held)
     row[HELD_IDS : HELD_IDS + len(held)] = held

@@ -195,3 +195,13 @@ def test_demo_template(demo: tuple[ChatTemplate, Tokenizer], roles: str, expecte
 def test_demo_template_refuses_other_roles(demo: tuple[ChatTemplate, Tokenizer]) -> None:
     with pytest.raises(InvalidRequestError, match="roles system, user and assistant, not tool"):
         demo[0].render([{"role": "tool", "content": "x"}])
+
+
+def test_tools() -> None:
+    knowing = ChatTemplate("{% for t in tools or [] %}{{ t.function.name }};{% endfor %}{{ messages|length }}")
+    assert knowing.knows_tools
+    tool = {"type": "function", "function": {"name": "f"}}
+    assert knowing.render([USER], tools=[tool, tool]) == "f;f;1"
+    assert knowing.render([USER]) == "1"
+    assert not ChatTemplate(CHATML).knows_tools
+    assert not ChatTemplate("{% set tools = [] %}{{ tools|length }}").knows_tools

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 
 from remuda.engine import Engine, EngineConfig, SamplingParams
 from remuda.engine.errors import CheckpointError, ConfigError, InvalidRequestError, UnhealthyStateError
+from remuda.engine.grammar import Grammar
 
 DATA = Path(__file__).parents[1] / "data" / "longhorn-stories"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
@@ -150,3 +152,19 @@ def test_options_that_cannot_be_honoured() -> None:
 def test_sizes_follow_the_memory_that_is_given() -> None:
     engine = Engine("demo", state_memory=10 * 311_296 + 5)
     assert (engine.info.num_slots, engine.info.slot_bytes) == (10, 311_296)
+
+
+def test_grammars(engine: Engine) -> None:
+    grammars = [
+        Grammar("regex", "[A-Z]{3}-[0-9]{2}"),
+        Grammar("json_schema", '{"type": "boolean"}'),
+        Grammar("grammar", 'start: "ok"'),
+    ]
+    params = [SamplingParams(grammar=grammar, seed=1, max_tokens=50) for grammar in grammars]
+    found = [result.completions[0] for result in engine.generate(["Once", "Once", "Once"], params)]
+    assert re.fullmatch("[A-Z]{3}-[0-9]{2}", found[0].text)
+    assert found[1].text in ("true", "false")
+    assert found[2].text == "ok"
+    assert {completion.finish_reason for completion in found} == {"stop"}
+    with pytest.raises(InvalidRequestError, match="grammar: "):
+        engine.generate("Once", SamplingParams(grammar=Grammar("regex", "(")))

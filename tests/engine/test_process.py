@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 from remuda.engine.config import EngineConfig, EngineInfo
+from remuda.engine.grammar import Grammar
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.wire import (
     AbortRequest,
@@ -163,6 +164,29 @@ def test_it_tells_of_itself_when_asked(address: str, context: "zmq.Context[zmq.S
         assert (last.num_running, last.num_waiting, last.num_free_slots) == (0, 0, 4)
         worker.socket.close()
         other.socket.close()
+
+
+def test_grammars_are_compiled_beside_the_loop(address: str, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    """Good ones and bad ones in turn, one of them known already, and one whose request is gone."""
+    with engine(address, model="demo"):
+        worker = Worker(context, address)
+        worker.hello()
+        for i, text in enumerate(["[0-9]{3}", "(?=a)", "[a-c]{2}", "(?=a)", "[0-9]{3}"]):
+            params = SamplingParams(grammar=Grammar("regex", text, "structured_outputs"), max_tokens=9)
+            worker.send(AddRequest(f"gone{i}", [1], params))
+            worker.send(AbortRequest(f"gone{i}"))
+            worker.send(AddRequest(f"r{i}", [1], params))
+            if "?" in text:
+                messages = [worker.receive()]
+                if isinstance(messages[0], RequestRejected) and messages[0].request_id != f"r{i}":
+                    messages.append(worker.receive())
+                rejected = messages[-1]
+                assert isinstance(rejected, RequestRejected)
+                assert (rejected.kind, rejected.param) == ("InvalidRequestError", "structured_outputs")
+                assert "look-around" in rejected.message
+            else:
+                assert worker.tokens(f"r{i}")
+        worker.socket.close()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from remuda.engine.backend import load_kernels
 from remuda.engine.checkpoint.names import expected_shapes
 from remuda.engine.config import EngineConfig, ModelConfig
 from remuda.engine.core import EngineCore
+from remuda.engine.grammar_compiler import GrammarCompiler
 from remuda.engine.models.longhorn import Longhorn
 from remuda.engine.start import build_core
 from remuda.engine.tokenizer import SpecialTokens
@@ -72,6 +73,7 @@ def make_core(
     depth: int = 0,
     has_table: bool | None = None,
     model: Longhorn | None = None,
+    grammars: GrammarCompiler | None = None,
 ) -> EngineCore:
     """depth: steps under way, which ask for a table of slots."""
     config = EngineConfig(
@@ -82,4 +84,4 @@ def make_core(
         seed=seed,
     )
     model = model or make_model(backend, has_table=True if depth else has_table)
-    return build_core(model, config, special=SpecialTokens(None, eos), depth=depth)
+    return build_core(model, config, special=SpecialTokens(None, eos), depth=depth, grammars=grammars)

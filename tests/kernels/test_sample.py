@@ -38,6 +38,12 @@ def table_of(rows: list[dict[str, Any]], V: int) -> SamplingTable:
     table = make_table(len(rows), V, DEVICE)
     packed = [encode(**({"key": mix64(i)} | row)) for i, row in enumerate(rows)]
     table.packed.copy_(torch.from_numpy(np.stack(packed)))
+    # Few bits or many, but at least one of an id.
+    draw = np.random.default_rng(V)
+    masks = draw.integers(-(2**31), 2**31, table.masks.shape, dtype=np.int32)
+    masks[::2] &= draw.integers(-(2**31), 2**31, masks[::2].shape, dtype=np.int32) & 0x01010101
+    masks[:, 0] |= 1
+    table.masks.copy_(torch.from_numpy(masks))
     return table
 
 
@@ -51,7 +57,7 @@ def random_row(V: int, draw: np.random.Generator) -> dict[str, Any]:
         row["logit_bias"] = {int(i): float(draw.normal(0, 5)) for i in draw.choice(V, min(V, 300), replace=False)}
     if draw.random() < 0.3:
         row |= {"held_ids": draw.choice(V, min(V - 1, 270), replace=False).tolist(), "min_tokens": 2}
-    return row
+    return row | {"is_guided": draw.random() < 0.4}
 
 
 def padded(logits: Tensor, columns: int = 6) -> Tensor:
@@ -159,6 +165,23 @@ def test_all_ids_held_back_give_token_0() -> None:
     tokens, healthy = draw_both(padded(torch.randn(3, 50)), [0, 1, 2], table_of(rows, 50))
     assert tokens.tolist() == [0, 0, 0]
     assert healthy.all()
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"top_k": 40}, {"top_p": 0.9}, {"min_p": 0.1}, {"temperature": 0.0}], ids=str
+)
+@pytest.mark.parametrize("allowed", [[8999], [0, 31, 32, 4096, 4097, 8999], list(range(4090, 8200, 3))])
+def test_a_masked_id_is_never_drawn(allowed: list[int], more: dict[str, Any]) -> None:
+    rows = [more | {"is_guided": True, "logit_bias": {5: 100.0}, "presence_penalty": i % 2} for i in range(4)]
+    table = table_of(rows, 9000)
+    bits = np.zeros(words.mask_words(9000) * 32, dtype=np.uint8)
+    bits[allowed] = 1
+    table.masks[:] = torch.from_numpy(np.packbits(bits, bitorder="little").view(np.int32).copy())
+    draw = torch.Generator().manual_seed(4)
+    for _ in range(3):
+        tokens, healthy = draw_both(padded(torch.randn(4, 9000, generator=draw) * 5), [3, 2, 1, 0], table)
+        assert set(tokens.tolist()) <= set(allowed)
+        assert healthy.all()
 
 
 def test_a_row_depends_on_no_other() -> None:

@@ -265,6 +265,7 @@ class AppServer:
         self._server.install_signal_handlers = lambda: None
         self._up.set()
         await self._server.serve(sockets=[self._listener])
+        await self.state.grammars.close()
         self.link.close()
 
     def call(self, function: Callable[[], object]) -> None:

@@ -78,6 +78,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> list[tuple[ServeOptions, Engine
         ("serve --request-timeout -1", "--request-timeout"),
         ("serve --request-timeout nan", "--request-timeout"),
         ("serve --log-format xml", "--log-format"),
+        ("serve --tool-call-parser yaml", "--tool-call-parser"),
         ("serve --bogus", "Unknown option: --bogus"),
         ("serve a b", "Unused Tokens: ['b']"),
         ("serve /nonexistent", "no such model: '/nonexistent'"),
@@ -114,8 +115,8 @@ def test_defaults(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:
 def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -> None:
     line = (
         "serve some/model --host 0.0.0.0 --port 9 --served-model-name a --served-model-name b --max-body-mb 0.5 "
-        "--drain-timeout 3 --api-workers 4 --max-stored-responses 7 --max-stored-mb 0.5 --log-level debug "
-        "--device cpu --backend reference --dtype float32 "
+        "--drain-timeout 3 --api-workers 4 --max-stored-responses 7 --max-stored-mb 0.5 "
+        "--tool-call-parser none --log-level debug --device cpu --backend reference --dtype float32 "
         "--state-dtype bfloat16 --tokenizer t.json --seed -7 --num-threads 2 --state-memory 2GiB "
         "--max-batch-tokens 300 --prefill-chunk 64 --max-queue 5 --gpu-memory-utilization 0.5"
     )
@@ -131,6 +132,7 @@ def test_every_flag_arrives(launched: list[tuple[ServeOptions, EngineConfig]]) -
         drain_timeout_s=3,
         max_stored_responses=7,
         max_stored_bytes=2**19,
+        tool_call_parser="none",
     )
     assert config == EngineConfig(
         model="some/model",

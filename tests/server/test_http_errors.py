@@ -89,7 +89,7 @@ def test_bad_fields(http: httpx2.Client, fields: dict[str, Any], param: str) -> 
         ({"model": "fake", "messages": []}, "messages"),
         ({"model": "fake", "messages": [{}]}, "messages.0.role"),
         ({**CHAT, "top_logprobs": 1}, "top_logprobs"),
-        ({**CHAT, "response_format": {"type": "json_object"}}, "response_format"),
+        ({**CHAT, "response_format": {"type": "json_schema"}}, "response_format"),
     ],
     ids=str,
 )

@@ -114,13 +114,14 @@ def test_messages(message: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "tool", "content": "x"}, "messages.0.role"),
+        ({"role": "tool", "content": "x"}, "messages.0.tool_call_id"),
+        ({"role": "user", "content": "x", "tool_calls": [{}]}, "messages.0.tool_calls"),
         ({"role": "king", "content": "x"}, "messages.0.role"),
         ({"role": "user", "content": 5}, "messages.0.content"),
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages.0.content.0"),
         ({"role": "user", "content": [{"type": "text"}]}, "messages.0.content.0"),
         ({"role": "user", "content": ["x"]}, "messages.0.content.0"),
-        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "messages.0.tool_calls"),
+        ({"role": "assistant", "content": "", "tool_calls": [{}]}, "messages.0.tool_calls.0"),
         ({"role": "user", "content": "x", "cache_control": {}}, "messages.0.cache_control"),
     ],
 )

@@ -16,7 +16,8 @@ def completion(**fields: Any) -> SamplingParams:
 
 def chat(**fields: Any) -> SamplingParams:
     messages = [{"role": "user", "content": "x"}]
-    return ChatCompletionRequest.model_validate({"model": "m", "messages": messages, **fields}).to_params()
+    request = ChatCompletionRequest.model_validate({"model": "m", "messages": messages, **fields})
+    return request.to_params(request.tool_set())
 
 
 def test_defaults() -> None:
@@ -90,7 +91,7 @@ def test_harmless_fields(fields: dict[str, Any]) -> None:
         ("tool_choice", "required"),
         ("functions", [{}]),
         ("function_call", {"name": "f"}),
-        ("response_format", {"type": "json_object"}),
+        ("response_format", {"type": "structural_tag"}),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "x"}),
         ("reasoning_effort", "high"),

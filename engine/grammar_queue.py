@@ -1,0 +1,81 @@
+"""Requests that wait for their grammar to be compiled, in a thread, so that nobody else waits for it."""
+
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from remuda.engine.errors import InvalidRequestError
+from remuda.engine.grammar import Grammar
+from remuda.engine.grammar_compiler import GrammarCompiler
+from remuda.engine.wire import AddRequest
+
+
+class GrammarQueue:
+    """First come, first served: one grammar is compiled at a time.
+
+    Its descriptor becomes readable when a request need wait no longer. What compiling has against a grammar is
+    told by the compiler when the request is added.
+    """
+
+    def __init__(self, compiler: GrammarCompiler) -> None:
+        self._compiler = compiler
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
+        self._waiting: dict[str, tuple[bytes, AddRequest]] = {}
+        self._done: deque[str] = deque()
+        self._reader, self._writer = os.pipe()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def fileno(self) -> int:
+        """For a poller."""
+        return self._reader
+
+    def must_wait(self, request: AddRequest) -> bool:
+        """Whether the request asks for a grammar that is not known yet."""
+        grammar = request.params.grammar
+        return grammar is not None and not self._compiler.is_known(grammar)
+
+    def add(self, worker: bytes, request: AddRequest) -> None:
+        """Keep a worker's request until its grammar is compiled."""
+        grammar = request.params.grammar
+        assert grammar is not None
+        self._waiting[request.request_id] = (worker, request)
+        compiled = self._pool.submit(self._compile, grammar)
+        compiled.add_done_callback(lambda future: self._on_done(request.request_id, future))
+
+    def drop(self, request_id: str) -> None:
+        """Forget a request, if it waits here."""
+        self._waiting.pop(request_id, None)
+
+    def drop_worker(self, worker: bytes) -> None:
+        """Forget all requests of a worker that is gone."""
+        self._waiting = {name: pair for name, pair in self._waiting.items() if pair[0] != worker}
+
+    def take(self) -> list[tuple[bytes, AddRequest]]:
+        """Those who need wait no longer, each with its worker, once the descriptor is readable."""
+        os.read(self._reader, 4096)
+        ready = []
+        while self._done:
+            found = self._waiting.pop(self._done.popleft(), None)
+            if found is not None:
+                ready.append(found)
+        return ready
+
+    def close(self) -> None:
+        """Wait for the thread, and give back what is held."""
+        self._pool.shutdown(cancel_futures=True)
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _compile(self, grammar: Grammar) -> None:
+        try:
+            self._compiler.matcher(grammar)
+        except InvalidRequestError:
+            # It is cached, and will be raised again for the request.
+            return
+
+    def _on_done(self, request_id: str, future: "Future[None]") -> None:
+        if not future.cancelled():
+            self._done.append(request_id)
+            os.write(self._writer, b"\0")

@@ -1,0 +1,101 @@
+"""Tools and calls in a conversation: for templates that know them, and as plain text for those that do not.
+
+The plain text is that of the Hermes models, which write and read calls as `<tool_call>{json}</tool_call>`.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from remuda.engine.errors import InvalidRequestError
+from remuda.server.tools import MAX_TOOLS, FunctionTool
+
+_MAX_NAME_CHARS: Final = 256
+_INSTRUCTION: Final = (
+    "You may call functions to help with the user's request. These are their signatures:\n"
+    "<tools>\n{tools}\n</tools>\nTo call one, write an object with its name and arguments between tags:\n"
+    '<tool_call>\n{{"name": <name>, "arguments": <arguments as JSON object>}}\n</tool_call>'
+)
+
+
+def parse_tool_calls(place: str, calls: object) -> list[dict[str, Any]]:
+    """`tool_calls` of an assistant's message, whose arguments become objects, as templates expect them.
+
+    Arguments that are not a JSON object, such as those of an answer that was cut, stay the text that they are.
+    Raises InvalidRequestError.
+    """
+    if not isinstance(calls, list) or len(calls) > MAX_TOOLS:
+        raise _error(place, f"must be a list of at most {MAX_TOOLS} calls")
+    return [_parse_call(f"{place}.{i}", call) for i, call in enumerate(calls)]
+
+
+def _parse_call(place: str, call: object) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(call, dict) or not isinstance(function, dict) or call.get("type", "function") != "function":
+        raise _error(place, "must be a call of a function")
+    name, arguments, call_id = function.get("name"), function.get("arguments"), call.get("id")
+    if not isinstance(name, str) or not isinstance(arguments, str):
+        raise _error(place, "the function must have a name and arguments, both strings")
+    if not isinstance(call_id, str) or max(len(name), len(call_id)) > _MAX_NAME_CHARS:
+        raise _error(place, f"the id must be a string; it and the name have at most {_MAX_NAME_CHARS} characters")
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": _object_or_text(arguments)}}
+
+
+def check_call_id(place: str, call_id: object) -> str:
+    """The `tool_call_id` of a tool's message. Raises InvalidRequestError."""
+    if not isinstance(call_id, str) or len(call_id) > _MAX_NAME_CHARS:
+        raise _error(place, f"must be a string of at most {_MAX_NAME_CHARS} characters")
+    return call_id
+
+
+def _object_or_text(arguments: str) -> object:
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments
+
+
+def plain_messages(messages: Sequence[dict[str, Any]], tools: Sequence[FunctionTool]) -> list[dict[str, Any]]:
+    """The conversation for a template without tools: a system message tells of them, calls and results are text.
+
+    Results that follow each other become one message, since many templates want user and assistant in turn.
+    """
+    plain: list[dict[str, Any]] = []
+    if tools:
+        plain.append({"role": "system", "content": _instruction(tools)})
+    was_result = False
+    for message in messages:
+        if message["role"] == "tool":
+            result = f"<tool_response>\n{message['content']}\n</tool_response>"
+            if was_result:
+                plain[-1]["content"] += f"\n{result}"
+            else:
+                plain.append({"role": "user", "content": result})
+        elif len(plain) == 1 and tools and message["role"] == "system":
+            plain[0]["content"] = f"{message['content']}\n\n{plain[0]['content']}"
+        elif "tool_calls" in message:
+            calls = [_call_text(call["function"]) for call in message["tool_calls"]]
+            content = "\n".join([message["content"], *calls] if message["content"] else calls)
+            plain.append({"role": "assistant", "content": content})
+        else:
+            plain.append(message)
+        was_result = message["role"] == "tool"
+    return plain
+
+
+def _instruction(tools: Sequence[FunctionTool]) -> str:
+    return _INSTRUCTION.format(tools="\n".join(_dumps(tool.for_template()) for tool in tools))
+
+
+def _call_text(function: dict[str, Any]) -> str:
+    call = {"name": function["name"], "arguments": function["arguments"]}
+    return f"<tool_call>\n{_dumps(call)}\n</tool_call>"
+
+
+def _dumps(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _error(place: str, reason: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{place}: {reason}", param=place)

@@ -1,0 +1,135 @@
+"""Finds the calls in a text that is still being written, in the formats that models are trained to write.
+
+hermes: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number, with text around them (Hermes, Qwen).
+llama3_json: the whole text is `{"name": …, "parameters": {…}}`, or several with semicolons between (Llama 3).
+"""
+
+import json
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from remuda.server.tool_calls import CallScanner, TextPiece, ToolEvent
+
+
+@dataclass(frozen=True)
+class CallFormat:
+    """How calls are written: `opening`, the object, `closing`, and `separator` between two calls."""
+
+    opening: str
+    arguments_key: str
+    closing: str
+    separator: str
+
+    def around_arguments(self, name: str) -> tuple[str, str]:
+        """What a call of the function has before and after the arguments."""
+        return f'{self.opening}{{"name": {json.dumps(name)}, "{self.arguments_key}": ', f"}}{self.closing}"
+
+
+CALL_FORMATS: Final = {
+    "hermes": CallFormat("<tool_call>\n", "arguments", "\n</tool_call>", "\n"),
+    "llama3_json": CallFormat("", "parameters", "", "; "),
+}
+# What `--tool-call-parser` may be; with "none", only calls that are enforced are found.
+TOOL_CALL_PARSERS: Final = (*CALL_FORMATS, "none")
+DEFAULT_PARSER: Final = "hermes"
+# Longer white space is text, whatever comes after it.
+_MAX_HELD_CHARS: Final = 256
+
+
+class ToolCallParser:
+    """Splits a text into text and calls of the functions `names`, at most `max_calls`; further ones are left out.
+
+    White space beside calls is no text. What looks like a call and is none is text, as it stands.
+    """
+
+    def __init__(self, name: str, names: Collection[str], max_calls: int | None = None) -> None:
+        """name: a key of CALL_FORMATS."""
+        call_format = CALL_FORMATS[name]
+        self._closing = call_format.closing.strip()
+        self._begin, self._may_begin = _patterns(call_format.opening.strip(), call_format.separator.strip())
+        # Without a mark, a brace in the middle of a text is no call.
+        self._is_marked = bool(self._closing)
+        self._names = names
+        self._max_calls = max_calls
+        self.num_calls = 0
+        # Text that may be, or come before, the beginning or the end of a call.
+        self._held = ""
+        self._has_text = False
+        self._scanner: CallScanner | None = None
+        self._is_closing = False
+
+    def push(self, text: str) -> list[ToolEvent]:
+        """What more of the text brought."""
+        events: list[ToolEvent] = []
+        while text:
+            if self._scanner is not None:
+                text = self._push_call(self._scanner, text, events)
+            elif self._is_closing:
+                text = self._push_closing(text)
+            else:
+                text = self._push_text(text, events)
+        return events
+
+    def finish(self) -> list[ToolEvent]:
+        """What was held back, at the end of the text."""
+        events: list[ToolEvent] = []
+        held, self._held = self._held, ""
+        if self._scanner is not None:
+            held = "" if self._scanner.has_started else held + self._scanner.raw
+        if not self._is_closing and not (self.num_calls and not held.strip(" \n\r\t;")):
+            self._emit(held, events)
+        return events
+
+    def _push_text(self, text: str, events: list[ToolEvent]) -> str:
+        pending, self._held = self._held + text, ""
+        if self._is_marked or not self._has_text:
+            begin = self._begin.search(pending)
+            if begin is not None:
+                self._emit(pending[: begin.start()], events)
+                self._held = begin[0]
+                self._scanner = CallScanner(self.num_calls, self._names)
+                return pending[begin.end() :]
+            may_begin = self._may_begin.search(pending)
+            if may_begin is not None and len(may_begin[0]) <= _MAX_HELD_CHARS:
+                self._held = may_begin[0]
+        self._emit(pending[: len(pending) - len(self._held)], events)
+        return ""
+
+    def _push_call(self, scanner: CallScanner, text: str, events: list[ToolEvent]) -> str:
+        found, rest = scanner.push(text)
+        if self._max_calls is None or self.num_calls < self._max_calls:
+            events += found
+        if scanner.has_failed:
+            self._emit(self._held + scanner.raw, events)
+        elif scanner.is_done:
+            self.num_calls += 1
+            self._is_closing = self._is_marked
+        if scanner.has_failed or scanner.is_done:
+            self._scanner, self._held = None, ""
+        return rest
+
+    def _push_closing(self, text: str) -> str:
+        """Leave the closing mark out; a model that forgets it goes on with what it wrote instead."""
+        pending = (self._held + text).lstrip()
+        self._held = ""
+        if self._closing.startswith(pending) and pending != self._closing:
+            self._held = pending
+            return ""
+        self._is_closing = False
+        return pending.removeprefix(self._closing)
+
+    def _emit(self, text: str, events: list[ToolEvent]) -> None:
+        if text:
+            self._has_text = True
+            events.append(TextPiece(text))
+
+
+def _patterns(opening: str, separator: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What comes before the object of a call, and an end of text which may become that."""
+    if not opening:
+        between = rf"\A\s*(?:{re.escape(separator)}\s*)?"
+        return re.compile(between + r"(?=\{)"), re.compile(between + r"\Z")
+    marks = "|".join(re.escape(opening[:i]) for i in range(1, len(opening)))
+    return re.compile(rf"\s*{opening}\s*(?=\{{)"), re.compile(rf"\s*(?:{marks}|{opening}\s*)?\Z")

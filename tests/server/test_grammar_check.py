@@ -1,0 +1,166 @@
+"""The process that checks grammars: bad ones, ones that kill or hang it, and what comes after them."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import psutil
+import pytest
+
+from remuda.engine.errors import InvalidRequestError, QueueFullError
+from remuda.engine.grammar import Grammar
+from remuda.server import grammar_check
+from remuda.server.grammar_check import COMMAND, GrammarChecker
+
+TOKENS = [bytes([i]) for i in range(256)]
+GOOD, OTHER = Grammar("regex", "[a-z]+"), Grammar("regex", "[0-9]+")
+BAD = Grammar("regex", "(?=a)b", "guided_regex")
+# Answers like the real one, but ends at a grammar with "die" in it, and never answers one with "hang" in it.
+SPOILED = """
+import sys, time
+from remuda.engine import grammar_process
+judge = grammar_process._judge
+def spoiled(compiler, grammar):
+    if "die" in grammar.text:
+        sys.stdout.flush(); import os; os.abort()
+    while "hang" in grammar.text:
+        time.sleep(1)
+    return judge(compiler, grammar)
+grammar_process._judge = spoiled
+grammar_process.main()
+"""
+
+
+def run(work: Callable[[GrammarChecker], Coroutine[Any, Any, None]], **options: Any) -> None:
+    """Run `work` with a checker; afterwards its process has ended."""
+
+    async def main() -> int | None:
+        checker = GrammarChecker(lambda: TOKENS, **options)
+        await work(checker)
+        pid = checker.pid
+        await checker.close()
+        return pid
+
+    pid = asyncio.run(main())
+    assert pid is None or not psutil.pid_exists(pid)
+
+
+async def refused(checker: GrammarChecker, grammar: Grammar) -> str:
+    with pytest.raises(InvalidRequestError) as caught:
+        await checker.check(grammar)
+    assert caught.value.param == grammar.param
+    assert str(caught.value).startswith(f"{grammar.param}: ")
+    return str(caught.value)
+
+
+def test_good_and_bad_in_turn_by_one_process() -> None:
+    async def work(checker: GrammarChecker) -> None:
+        await checker.check(None)
+        assert checker.pid is None
+        await checker.check(GOOD)
+        pid = checker.pid
+        for _ in range(2):
+            assert "look-around" in await refused(checker, BAD)
+            await checker.check(OTHER)
+        # The same fault, asked for by another field.
+        assert "guided_regex" not in await refused(checker, Grammar("regex", BAD.text, "structured_outputs"))
+        assert checker.pid == pid
+        assert checker.num_verdicts == 3
+
+    run(work)
+
+
+@pytest.mark.parametrize("kind", ["die", "hang"])
+def test_a_grammar_that_kills_or_hangs_fails_alone(kind: str) -> None:
+    async def work(checker: GrammarChecker) -> None:
+        await checker.check(GOOD)
+        first = checker.pid
+        both = await asyncio.gather(
+            checker.check(Grammar("regex", kind)), checker.check(OTHER), return_exceptions=True
+        )
+        assert isinstance(both[0], InvalidRequestError)
+        assert both[1] is None
+        assert checker.pid != first
+        assert not psutil.pid_exists(first or 0)
+        # One that kills is remembered; one that takes too long may have met a busy machine.
+        assert checker.num_verdicts == (3 if kind == "die" else 2)
+        await refused(checker, Grammar("regex", kind))
+        await checker.check(GOOD)
+
+    run(work, command=(sys.executable, "-c", SPOILED), timeout_s=2)
+
+
+def test_a_process_that_somebody_ended_is_replaced() -> None:
+    async def work(checker: GrammarChecker) -> None:
+        await checker.check(GOOD)
+        first = checker.pid
+        assert first is not None
+        psutil.Process(first).kill()
+        while psutil.Process(first).status() != psutil.STATUS_ZOMBIE:
+            await asyncio.sleep(0.01)
+        await checker.check(OTHER)
+        assert checker.pid != first
+
+    run(work)
+
+
+def test_a_caller_that_leaves_does_not_disturb_the_next() -> None:
+    async def work(checker: GrammarChecker) -> None:
+        await checker.check(GOOD)
+        leaver = asyncio.create_task(checker.check(BAD))
+        await asyncio.sleep(0)
+        leaver.cancel()
+        await checker.check(OTHER)
+        await refused(checker, BAD)
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+
+    run(work)
+
+
+def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_check, "MAX_VERDICTS", 3)
+    monkeypatch.setattr(grammar_check, "MAX_WAITING", 2)
+
+    async def work(checker: GrammarChecker) -> None:
+        for i in range(9):
+            await checker.check(Grammar("regex", f"a{i}"))
+        assert checker.num_verdicts == 3
+        waiting = [checker.check(Grammar("regex", f"b{i}")) for i in range(4)]
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(result) for result in results] == [type(None), type(None), QueueFullError, QueueFullError]
+        monkeypatch.setattr(grammar_check, "MAX_VERDICT_CHARS", 6)
+        await checker.check(Grammar("regex", "c00"))
+        await checker.check(Grammar("regex", "c1"))
+        assert checker.num_verdicts == 2
+
+    run(work)
+
+
+def test_a_process_that_does_not_start() -> None:
+    async def work(checker: GrammarChecker) -> None:
+        assert "cannot be checked" in await refused(checker, GOOD)
+        assert checker.pid is None
+
+    run(work, command=(sys.executable, "-c", "raise SystemExit(3)"))
+
+
+def test_memory_is_limited() -> None:
+    """A process that would take more than its share ends, and says so of the grammar."""
+
+    async def work(checker: GrammarChecker) -> None:
+        await checker.check(GOOD)
+        assert checker.pid is not None
+        soft, _ = psutil.Process(checker.pid).rlimit(psutil.RLIMIT_AS)
+        assert soft == 2 * 2**30
+
+    run(work, command=COMMAND)
+
+
+def test_without_a_tokenizer() -> None:
+    async def main() -> None:
+        checker = GrammarChecker(lambda: None)
+        assert "no tokenizer" in await refused(checker, GOOD)
+
+    asyncio.run(main())

@@ -1,0 +1,146 @@
+"""Calls in a text: the same however the text is cut, whole or as it comes, and nothing of it lost."""
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from remuda.server.tool_calls import CallArguments, CallStart, TextPiece
+from remuda.server.tool_parsers import ToolCallParser
+
+NAMES = ("get_weather", "f")
+WEATHER = '{"name": "get_weather", "arguments": {"city": "Zürich }", "days": [1, {"a": "\\"{"}]}}'
+
+
+def tagged(call: str) -> str:
+    return f"<tool_call>\n{call}\n</tool_call>"
+
+
+def gathered(pieces: list[str], name: str = "hermes", max_calls: int | None = None) -> tuple[str, list[Any]]:
+    """The text, and the calls as (name, arguments); checks the order of events."""
+    parser = ToolCallParser(name, NAMES, max_calls)
+    events = [event for piece in pieces for event in parser.push(piece)] + parser.finish()
+    calls: list[list[str]] = []
+    for event in events:
+        if isinstance(event, CallStart):
+            assert event.index == len(calls)
+            calls.append([event.name, ""])
+        elif isinstance(event, CallArguments):
+            assert event.index == len(calls) - 1
+            calls[-1][1] += event.text
+    text = "".join(event.text for event in events if isinstance(event, TextPiece))
+    return text, [tuple(call) for call in calls]
+
+
+def cuts(text: str) -> list[list[str]]:
+    rng = random.Random(text)
+    found = [[text], list(text)]
+    for _ in range(8):
+        places = sorted(rng.randrange(len(text) + 1) for _ in range(4))
+        found.append([text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)])
+    return found
+
+
+F = ("f", "{}")
+ARGUMENTS = json.loads(WEATHER)["arguments"]
+HERMES: list[tuple[str, str, list[Any]]] = [
+    ("", "", []),
+    ("Just text.\n\n", "Just text.\n\n", []),
+    ("a < b, <tool, <tool_call> and {", "a < b, <tool, <tool_call> and {", []),
+    (tagged('{"name": "f", "arguments": {}}'), "", [F]),
+    ("  \n" + tagged('{"name": "f", "arguments": {}}') + "\n", "", [F]),
+    ("Let me see.\n" + tagged('{"name": "f", "arguments": {}}'), "Let me see.", [F]),
+    ("\n".join([tagged('{"name": "f", "arguments": {"a": 1}}')] * 2), "", [("f", '{"a": 1}')] * 2),
+    (tagged('{"arguments": {"a": [1]}, "name": "f"}'), "", [("f", '{"a": [1]}')]),
+    (tagged('{"id": "x", "arguments": {"a": 1}, "k": {"b": 2}, "name": "f", "z": 1}'), "", [("f", '{"a": 1}')]),
+    (tagged('{"name": "f"}'), "", [F]),
+    (tagged('{"name": "f", "arguments": "{\\"a\\": 1}"}'), "", [("f", '{"a": 1}')]),
+    (tagged('{"name": "f", "parameters": {"a": 1}}'), "", [("f", '{"a": 1}')]),
+    ('<tool_call>{"name":"f","arguments":{}}</tool_call>bye', "bye", [F]),
+    ('<tool_call>{"name":"f","arguments":{}} bye', "bye", [F]),
+    ('<tool_call>{"name":"f","arguments":{"a', "", [("f", '{"a')]),
+    ('<tool_call>{"name":"f","argu', '<tool_call>{"name":"f","argu', []),
+    (tagged('{"name": "unknown", "arguments": {}}'), tagged('{"name": "unknown", "arguments": {}}'), []),
+    (tagged('{"name": "f", "arguments": [1]}'), tagged('{"name": "f", "arguments": [1]}'), []),
+    (tagged('{"name": "f", "arguments": "no"}'), tagged('{"name": "f", "arguments": "no"}'), []),
+    (tagged('{"name": 5, "arguments": {}}'), tagged('{"name": 5, "arguments": {}}'), []),
+    (tagged("not json"), tagged("not json"), []),
+    ("x " + tagged('{"a": 1}') + " y", "x " + tagged('{"a": 1}') + " y", []),
+    ("x\n" + tagged('{"a": 1}') + "\n" + tagged('{"name": "f"}'), "x\n" + tagged('{"a": 1}'), [F]),
+    (" " * 300 + "x", " " * 300 + "x", []),
+]
+LLAMA: list[tuple[str, str, list[Any]]] = [
+    ("Just text {", "Just text {", []),
+    ('{"name": "f", "parameters": {"a": 1}}', "", [("f", '{"a": 1}')]),
+    (' {"name": "f", "parameters": {}}; {"name": "f", "arguments": {"b": 2}} ', "", [F, ("f", '{"b": 2}')]),
+    ('{"answer": 42}', '{"answer": 42}', []),
+    ('Look: {"name": "f", "parameters": {}}', 'Look: {"name": "f", "parameters": {}}', []),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "shown", "calls"),
+    [("hermes", *case) for case in HERMES] + [("llama3_json", *case) for case in LLAMA],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_calls_are_found_however_the_text_is_cut(name: str, text: str, shown: str, calls: list[Any]) -> None:
+    for pieces in cuts(text):
+        assert gathered(pieces, name) == (shown, calls), pieces
+
+
+def test_arguments_are_those_of_the_model_byte_for_byte() -> None:
+    for pieces in cuts(tagged(WEATHER)):
+        _, ((name, arguments),) = gathered(pieces)
+        assert name == "get_weather"
+        assert arguments in WEATHER
+        assert json.loads(arguments) == ARGUMENTS
+
+
+def test_arguments_come_as_soon_as_they_are_there() -> None:
+    parser = ToolCallParser("hermes", NAMES)
+    assert parser.push('<tool_call>{"name": "f", "arguments":') == []
+    assert parser.push(" {") == [CallStart(0, "f"), CallArguments(0, "{")]
+    assert parser.push('"a": ') == [CallArguments(0, '"a": ')]
+    assert parser.push("1}}</tool") == [CallArguments(0, "1}")]
+    assert parser.push("_call>") == []
+    assert parser.finish() == []
+
+
+def test_text_is_held_back_only_where_it_may_be_a_mark() -> None:
+    parser = ToolCallParser("hermes", NAMES)
+    assert parser.push("Hello") == [TextPiece("Hello")]
+    assert parser.push(" <tool_") == []
+    assert parser.push("box>") == [TextPiece(" <tool_box>")]
+    assert parser.push(" ") == []
+    assert parser.finish() == [TextPiece(" ")]
+
+
+def test_calls_over_the_limit_are_left_out() -> None:
+    text = "\n".join(tagged(f'{{"name": "f", "arguments": {{"a": {i}}}}}') for i in range(3))
+    for pieces in cuts(text):
+        assert gathered(pieces, max_calls=1) == ("", [("f", '{"a": 0}')])
+
+
+def test_garbage_never_raises_and_text_without_calls_is_kept() -> None:
+    rng = random.Random(1)
+    parts = [
+        "<tool_call>",
+        "</tool_call>",
+        '{"name": "f"',
+        ', "arguments": {',
+        "}",
+        '"',
+        "\\",
+        "[",
+        "]",
+        " ",
+        "é",
+        ":",
+    ]
+    for _ in range(400):
+        text = "".join(rng.choice(parts) for _ in range(rng.randrange(1, 25)))
+        results = [gathered(pieces) for pieces in cuts(text)]
+        assert all(result == results[0] for result in results[1:]), text
+        if not results[0][1]:
+            assert results[0][0] == text
