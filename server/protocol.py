@@ -29,6 +29,8 @@ KEEP_ALIVE_S: Final = 12
 MAX_URL_BYTES: Final = 8 * 1024
 MAX_HEADERS: Final = 100
 MAX_HEAD_BYTES: Final = 32 * 1024
+# Requests that may wait on one connection behind the one that is answered.
+MAX_PIPELINED: Final = 16
 # A body may come in so many pieces; in more, if they have this many bytes on average. Each costs as much as a
 # large one.
 MAX_SMALL_PIECES: Final = 4096
@@ -119,6 +121,8 @@ class StallGuardProtocol(PlainHttpProtocol):
         self._num_unparsed = 0
         self._is_in_body = not self.parser.should_upgrade()
         self._expect(BODY_TIMEOUT_S, BODY_STALL_S)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._give_up(429, f"more than {MAX_PIPELINED} requests wait on this connection")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from remuda.server import protocol
+from remuda.server import limits, protocol
 from tests.server.fakes import AppServer, FakeEngine, eventually
 from tests.server.raw_http import read_answer, read_to_end, request, split_answer
 
@@ -115,6 +115,45 @@ def test_hostile_11_chunk_extensions_without_end(server: AppServer) -> None:
     head = request("POST", "/v1/completions", JSON, "transfer-encoding: chunked")
     received = send_and_read(server, head + b"1;" + b"x" * 300_000)
     assert received == b"" or received.split()[1] in (b"400", b"431")
+
+
+def test_hostile_11_many_bodies_at_once(server: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies that never end hold no more than their share together; who comes after is told to come again."""
+    monkeypatch.setattr(limits, "_MAX_BODIES_HELD", 3)
+    monkeypatch.setattr(limits, "_MIN_HELD_BYTES", 0)
+    narrow = AppServer(server.engine)
+    try:
+        held = [socket.create_connection(("127.0.0.1", narrow.port), timeout=10) for _ in range(4)]
+        for connection in held[:3]:
+            connection.sendall(request("POST", "/v1/completions", JSON, "content-length: 99999") + b"x" * 90_000)
+        time.sleep(0.1)
+        held[3].sendall(request("POST", "/v1/completions", JSON, "content-length: 99999") + b"x" * 90_000)
+        status, headers, body = read_answer(held[3])
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert json.loads(body)["error"]["code"] == "too_many_bodies"
+        for connection in held:
+            connection.close()
+        assert eventually(lambda: not narrow._server.server_state.tasks)
+        with narrow.raw() as connection:
+            connection.sendall(GOOD)
+            assert read_answer(connection)[0] == 200
+    finally:
+        narrow.stop()
+
+
+def test_hostile_12_requests_behind_a_request(server: AppServer, engine: FakeEngine) -> None:
+    """A few may wait behind an answer under way; thousands are not kept."""
+    engine.running.clear()
+    with server.raw() as connection:
+        connection.sendall(GOOD + request("GET", "/health") * 5)
+        assert eventually(lambda: len(engine.requests) == 1)
+        engine.running.set()
+        received = b""
+        while received.count(b"HTTP/1.1 200 ") < 6:
+            received += connection.recv(65536)
+    engine.running.clear()
+    assert send_and_read(server, GOOD + request("GET", "/health") * 5000).startswith(b"HTTP/1.1 429 ")
+    engine.running.set()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
