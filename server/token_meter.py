@@ -41,6 +41,8 @@ class TokenMeter:
         if self.first_at is None:
             self.first_at = now
             self.queued_s = outputs[0].queued_s
+            # Where more than the first has come for each choice, it has come at once.
+            self.gap_counts[0] += max(0, len(outputs) - self._num_streams)
         else:
             num_outputs = len(outputs)
             gap = (now - self._last_at) * self._num_streams / num_outputs

@@ -124,6 +124,12 @@ def test_gaps_are_counted_by_bucket() -> None:
     assert meter.gap_sum == pytest.approx(90)
 
 
+def test_what_comes_with_the_first_token_comes_at_once() -> None:
+    meter = TokenMeter(2)
+    meter.note([SequenceOutput("r", c, [5]) for c in (0, 1, 0, 1, 0)], 2, now=5.0)
+    assert (meter.first_at, sum(meter.gap_counts), meter.gap_counts[0], meter.gap_sum) == (5.0, 3, 3, 0.0)
+
+
 def test_gaps_of_several_choices_are_those_of_each() -> None:
     meter = TokenMeter(4)
     for i in range(3):
