@@ -82,6 +82,12 @@ class ServerProcess:
         (found,) = psutil.Process(self.process.pid).children()
         return found
 
+    @property
+    def http_processes(self) -> list[psutil.Process]:
+        """All processes of the server but the engine."""
+        root, engine = psutil.Process(self.process.pid), self.engine
+        return [root, *(process for process in root.children(recursive=True) if process != engine)]
+
     def openai(self) -> openai.OpenAI:
         """The official client, to be closed."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)
