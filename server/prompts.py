@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -19,6 +20,8 @@ MAX_CHOICES_PER_REQUEST: Final = 1024
 MAX_PROMPT_LOGPROBS: Final = 1_000_000
 # Characters from which tokenizing leaves the event loop (about 5 ms of work).
 _OFF_LOOP_CHARS: Final = 16_384
+# Short conversations do not wait behind the tokenizing of megabytes.
+_SHORT_PROMPTS: Final = ThreadPoolExecutor(4, "short-prompts")
 # Message fields that carry nothing for a text model.
 _HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations"})
 _ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -98,6 +101,7 @@ async def encode_chat(messages: list[ChatMessage], template: ChatTemplate, token
     if not messages:
         raise InvalidRequestError("messages is empty", param="messages")
     rendered = [_message(i, message) for i, message in enumerate(messages)]
+    num_chars = sum(len(message["content"]) for message in rendered)
 
     def encode() -> Prompt:
         text = template.render(rendered, add_generation_prompt=True)
@@ -107,11 +111,11 @@ async def encode_chat(messages: list[ChatMessage], template: ChatTemplate, token
         return Prompt(token_ids, text)
 
     # However short the messages are, a template may work on them for most of a second before its budget ends.
-    return await _off_loop(encode)
+    return await _off_loop(encode, None if num_chars > _OFF_LOOP_CHARS else _SHORT_PROMPTS)
 
 
-async def _off_loop(work: Callable[[], Result]) -> Result:
-    return await asyncio.get_running_loop().run_in_executor(None, work)
+async def _off_loop(work: Callable[[], Result], threads: Executor | None = None) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 def _encode(text: str, tokenizer: AnyTokenizer, *, add_bos: bool) -> Prompt:

@@ -4,6 +4,7 @@ The engine must not have seen any of them, and the next good request works.
 """
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -298,6 +299,32 @@ def test_hostile_16_rendering_holds_nobody_up(
     may_end.set()
     asking.join()
     assert [answer.status_code for answer in answers] == [200]
+
+
+def test_hostile_16_long_prompts_hold_no_short_one_up(
+    server: AppServer, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More long ones than there are threads for them are tokenized; a short conversation is answered."""
+    may_end, begun = threading.Event(), []
+    encode = server.tokenizer.encode
+
+    def slowly(text: str, **options: Any) -> list[int]:
+        if len(text) > 1000:
+            begun.append(1)
+            assert may_end.wait(10)
+        return list(encode(text, **options))
+
+    monkeypatch.setattr(server.tokenizer, "encode", slowly)
+    long = {"model": "fake", "messages": [{"role": "user", "content": "x" * 20_000}], "max_tokens": 1}
+    url = f"{server.url}/v1/chat/completions"
+    asking = [threading.Thread(target=httpx2.post, args=(url,), kwargs={"json": long}) for _ in range(40)]
+    for thread in asking:
+        thread.start()
+    assert eventually(lambda: len(begun) >= min(32, (os.cpu_count() or 1) + 4))
+    assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+    may_end.set()
+    for thread in asking:
+        thread.join()
 
 
 @pytest.mark.parametrize(
