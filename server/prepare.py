@@ -14,16 +14,21 @@ logger = logging.getLogger(__name__)
 _OTHER_DESCRIPTORS: Final = 128
 
 
-def prepare_process(options: ServeOptions) -> None:
+def prepare_logging(options: ServeOptions) -> None:
     """To be called once in each process that serves."""
     configure_logging(options.log_level, options.log_format)
     # What uvicorn notes below an error is in the access log, or tells nothing that the ready line does not.
     logging.getLogger("uvicorn").setLevel(max(logging.getLogger().level, logging.ERROR))
+
+
+def prepare_process(options: ServeOptions) -> None:
+    """To be called once, in the process from which the others descend: what it is allowed, they are."""
+    prepare_logging(options)
+    _warn_of_open_doors(options)
     _raise_descriptor_limit(options.max_connections)
 
 
-def warn_of_open_doors(options: ServeOptions) -> None:
-    """Say in the log who else can use the server. Once, not in each process."""
+def _warn_of_open_doors(options: ServeOptions) -> None:
     if is_loopback(options.host):
         return
     if not options.access.api_keys:

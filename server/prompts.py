@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -22,6 +23,8 @@ MAX_CHOICES_PER_REQUEST: Final = 1024
 MAX_PROMPT_LOGPROBS: Final = 1_000_000
 # Characters from which rendering and tokenizing leave the event loop (about 5 ms of work).
 OFF_LOOP_CHARS: Final = 16_384
+# Short conversations do not wait behind the tokenizing of megabytes.
+_SHORT_PROMPTS: Final = ThreadPoolExecutor(4, "short-prompts")
 # Message fields that carry nothing for a text model.
 _HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations"})
 _PLAIN: Final = TemplateOptions()
@@ -122,6 +125,7 @@ async def encode_chat(
         rendered = plain_messages(rendered, tools)
     elif tools:
         described = [tool.for_template() for tool in tools]
+    num_chars = sum(len(message["content"]) for message in rendered)
 
     def encode() -> Prompt:
         text = template.render(rendered, options.add_generation_prompt, options.variables, described)
@@ -132,12 +136,12 @@ async def encode_chat(
         return Prompt(token_ids, text)
 
     # However short the messages are, a template may work on them for most of a second before its budget ends.
-    return await off_loop(encode)
+    return await off_loop(encode, None if num_chars > OFF_LOOP_CHARS else _SHORT_PROMPTS)
 
 
-async def off_loop(work: Callable[[], Result]) -> Result:
-    """Do `work` in a thread: for what would hold up every stream."""
-    return await asyncio.get_running_loop().run_in_executor(None, work)
+async def off_loop(work: Callable[[], Result], threads: Executor | None = None) -> Result:
+    """Do `work` in a thread, of `threads` or the loop's own: for what would hold up every stream."""
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
 
 
 def _encode(text: str, tokenizer: AnyTokenizer, *, add_bos: bool) -> Prompt:

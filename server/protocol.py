@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from remuda.engine.log_format import FIELDS
 from remuda.server.errors import INVALID_REQUEST, RETRY_AFTER_S, SERVER_ERROR, error_body
@@ -29,6 +29,8 @@ KEEP_ALIVE_S: Final = 12
 MAX_URL_BYTES: Final = 8 * 1024
 MAX_HEADERS: Final = 100
 MAX_HEAD_BYTES: Final = 32 * 1024
+# Requests that may wait on one connection behind the one that is answered.
+MAX_PIPELINED: Final = 16
 # A body may come in so many pieces; in more, if they have this many bytes on average. Each costs as much as a
 # large one.
 MAX_SMALL_PIECES: Final = 4096
@@ -60,6 +62,8 @@ class StallGuardProtocol(PlainHttpProtocol):
     # Bytes since the parser last had something for us: it holds on to a header until its end.
     _num_unparsed = 0
     _refusal: tuple[int, str] | None = None
+    # The request whose answer is under way; `cycle` is the newest, which may wait behind it.
+    _answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A peer has connected; the head of its first request is due."""
@@ -73,6 +77,7 @@ class StallGuardProtocol(PlainHttpProtocol):
         """The connection has ended."""
         self._cancel_stall_timer()
         self._expect_nothing()
+        self._end_answer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -119,6 +124,8 @@ class StallGuardProtocol(PlainHttpProtocol):
         self._num_unparsed = 0
         self._is_in_body = not self.parser.should_upgrade()
         self._expect(BODY_TIMEOUT_S, BODY_STALL_S)
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self._give_up(429, f"more than {MAX_PIPELINED} requests wait on this connection")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -179,9 +186,19 @@ class StallGuardProtocol(PlainHttpProtocol):
             what = "body" if self._is_in_body else "head"
             self._refuse(408, f"the {what} of the request did not arrive in time")
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
     @property
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._answered is not None and not self._answered.response_complete
+
+    def _end_answer(self) -> None:
+        """Tell whoever answers that nobody listens; uvicorn tells only the newest request."""
+        if self._answered is not None:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
 
     def _give_up(self, status: int, message: str) -> None:
         self._refusal = (status, message)
@@ -190,11 +207,12 @@ class StallGuardProtocol(PlainHttpProtocol):
     def _refuse(self, status: int, message: str) -> None:
         """Answer and close; only close where an answer is under way, into which this would break."""
         self._expect_nothing()
-        is_answering = self._is_answering and self.cycle.response_started
+        has_begun = self._is_answering and self._answered is not None and self._answered.response_started
         request_id = f"req_{secrets.token_hex(12)}"
-        if not is_answering and not self.transport.is_closing():
+        if not has_begun and not self.transport.is_closing():
             self.transport.write(_answer(status, message, request_id))
         self.transport.close()
+        self._end_answer()
         client = self.client[0] if self.client else ""
         fields = {"request_id": request_id, "client": client, "status": status}
         logger.info("refused: %s", message, extra={FIELDS: fields})

@@ -27,7 +27,7 @@ from remuda.server.listener import bind_all
 from remuda.server.loading_display import LoadingDisplay, ready_line
 from remuda.server.metrics import shared_metrics
 from remuda.server.options import ServeOptions
-from remuda.server.prepare import prepare_process, warn_of_open_doors
+from remuda.server.prepare import prepare_process
 from remuda.server.response_store import MemoryResponseStore
 from remuda.server.store_server import StoreServer
 from remuda.server.worker_process import WorkerSupervisor
@@ -50,7 +50,6 @@ def run_server(options: ServeOptions, config: EngineConfig) -> int:
         for listener in listeners:
             stack.enter_context(listener)
         prepare_process(options)
-        warn_of_open_doors(options)
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="remuda-http-")))
         location = find_checkpoint(config.model)
         launch = Launch("", options, location, config.tokenizer, directory / "responses.sock")

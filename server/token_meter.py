@@ -20,7 +20,7 @@ GAP_BOUNDS: Final = (
 class TokenMeter:
     """first_at: when the first output came, by the clock of `note`. queued_s: what the engine said of it.
 
-    gap_counts: outputs by the bucket of their gap; gap_sum: seconds of all gaps.
+    gap_counts: tokens by the bucket of their gap; gap_sum: seconds of all gaps.
     """
 
     __slots__ = ("_last_at", "_num_streams", "first_at", "gap_counts", "gap_sum", "queued_s")
@@ -38,13 +38,15 @@ class TokenMeter:
 
         What came together counts as having come evenly since the last time.
         """
+        num_tokens = len(outputs[0].token_ids) if len(outputs) == 1 else sum(len(o.token_ids) for o in outputs)
         if self.first_at is None:
             self.first_at = now
             self.queued_s = outputs[0].queued_s
-        else:
-            num_outputs = len(outputs)
-            gap = (now - self._last_at) * self._num_streams / num_outputs
-            self.gap_counts[bisect_left(GAP_BOUNDS, gap)] += num_outputs
-            self.gap_sum += gap * num_outputs
+            # Where more than the first has come for each choice, it has come at once.
+            self.gap_counts[0] += max(0, num_tokens - self._num_streams)
+        elif num_tokens:
+            gap = (now - self._last_at) * self._num_streams / num_tokens
+            self.gap_counts[bisect_left(GAP_BOUNDS, gap)] += num_tokens
+            self.gap_sum += gap * num_tokens
         self._last_at = now
         self._num_streams = num_streams or 1

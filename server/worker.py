@@ -34,7 +34,7 @@ from remuda.server.control import (
 )
 from remuda.server.http_config import http_config, watch_requests
 from remuda.server.link import EngineLink, EngineStatus
-from remuda.server.prepare import prepare_process
+from remuda.server.prepare import prepare_logging
 from remuda.server.restart_budget import Restarts
 from remuda.server.state import ServerState
 from remuda.server.store_client import RemoteResponseStore
@@ -136,7 +136,7 @@ async def _main(control: socket.socket, listener: socket.socket) -> None:
     if launch is None:
         return
     assert isinstance(launch, Launch)
-    prepare_process(launch.options)
+    prepare_logging(launch.options)
     try:
         worker = ApiWorker(launch, channel)
     except RemudaError as error:

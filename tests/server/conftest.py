@@ -90,6 +90,11 @@ class ServerProcess:
     def _children(self, module: str) -> list[psutil.Process]:
         return [child for child in psutil.Process(self.process.pid).children() if module in child.cmdline()]
 
+    def http_processes(self) -> list[psutil.Process]:
+        """All processes of the server but the engine."""
+        root, engine = psutil.Process(self.process.pid), self.engine
+        return [root, *(process for process in root.children(recursive=True) if process != engine)]
+
     def openai(self) -> openai.OpenAI:
         """The official client, to be closed."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=60)

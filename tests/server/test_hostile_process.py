@@ -35,12 +35,13 @@ def address(server: ServerProcess) -> tuple[str, int]:
 
 def state_of(server: ServerProcess) -> tuple[int, int, float, float]:
     """Connections, files and slots in use, requests waiting: what must be as before after each fault."""
-    process = psutil.Process(server.process.pid)
     with server.http() as http:
         text = http.get("/metrics").text
-    connections = [c for c in process.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
+    connections = [c for process in server.http_processes for c in process.net_connections("tcp")]
+    num_open = sum(connection.status == psutil.CONN_ESTABLISHED for connection in connections)
+    num_files = sum(process.num_fds() for process in server.http_processes)
     values = [float(re.search(rf"^remuda:{name} (\S+)$", text, re.M)[1]) for name in GAUGES]  # type: ignore[index]
-    return len(connections), process.num_fds(), values[0], values[1]
+    return num_open, num_files, values[0], values[1]
 
 
 GAUGES = ("state_slots_used", "num_requests_waiting")

@@ -4,6 +4,7 @@ The engine must not have seen any of them, and the next good request works.
 """
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -27,15 +28,28 @@ def shortly(value: object) -> str:
     return str(value)[:30]
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[FakeEngine, httpx2.Client]]:
+    """One server for all requests that are refused: starting one takes longer than they do."""
+    engine = FakeEngine()
+    server = AppServer(engine)
+    with httpx2.Client(base_url=server.url, timeout=10) as client:
+        yield engine, client
+    server.stop()
+    engine.stop()
+
+
 @pytest.fixture
-def refused(http: httpx2.Client, engine: FakeEngine) -> Iterator[Any]:
+def refused(shared: tuple[FakeEngine, httpx2.Client]) -> Iterator[Any]:
     """Sends a body to an endpoint and returns the error of its 400."""
+    engine, http = shared
+    num_before = len(engine.requests)
 
     def send(path: str, body: Any) -> dict[str, Any]:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         answer = http.post(path, content=content, headers={"content-type": "application/json"})
         assert answer.status_code == 400, answer.text
-        assert engine.requests == []
+        assert len(engine.requests) == num_before
         error: dict[str, Any] = answer.json()["error"]
         assert error.keys() == {"message", "type", "param", "code"}
         assert len(answer.content) < 2000
@@ -285,6 +299,32 @@ def test_hostile_16_rendering_holds_nobody_up(
     may_end.set()
     asking.join()
     assert [answer.status_code for answer in answers] == [200]
+
+
+def test_hostile_16_long_prompts_hold_no_short_one_up(
+    server: AppServer, http: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More long ones than there are threads for them are tokenized; a short conversation is answered."""
+    may_end, begun = threading.Event(), []
+    encode = server.tokenizer.encode
+
+    def slowly(text: str, **options: Any) -> list[int]:
+        if len(text) > 1000:
+            begun.append(1)
+            assert may_end.wait(10)
+        return list(encode(text, **options))
+
+    monkeypatch.setattr(server.tokenizer, "encode", slowly)
+    long = {"model": "fake", "messages": [{"role": "user", "content": "x" * 20_000}], "max_tokens": 1}
+    url = f"{server.url}/v1/chat/completions"
+    asking = [threading.Thread(target=httpx2.post, args=(url,), kwargs={"json": long}) for _ in range(40)]
+    for thread in asking:
+        thread.start()
+    assert eventually(lambda: len(begun) >= min(32, (os.cpu_count() or 1) + 4))
+    assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
+    may_end.set()
+    for thread in asking:
+        thread.join()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import logging
+import random
 import socket
 import time
 from collections.abc import Iterator
@@ -9,8 +11,8 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from remuda.server import protocol
-from tests.server.fakes import AppServer, FakeEngine, eventually
+from remuda.server import limits, protocol
+from tests.server.fakes import AppServer, FakeEngine, eventually, says
 from tests.server.raw_http import read_answer, read_to_end, request, split_answer
 
 COMPLETION = json.dumps({"model": "fake", "prompt": "Hi"}).encode()
@@ -117,6 +119,119 @@ def test_hostile_11_chunk_extensions_without_end(server: AppServer) -> None:
     assert received == b"" or received.split()[1] in (b"400", b"431")
 
 
+def test_hostile_11_many_bodies_at_once(server: AppServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies that never end hold no more than their share together; who comes after is told to come again."""
+    monkeypatch.setattr(limits, "_MAX_BODIES_HELD", 3)
+    monkeypatch.setattr(limits, "_MIN_HELD_BYTES", 0)
+    narrow = AppServer(server.engine)
+    try:
+        held = [socket.create_connection(("127.0.0.1", narrow.port), timeout=10) for _ in range(4)]
+        for connection in held[:3]:
+            connection.sendall(request("POST", "/v1/completions", JSON, "content-length: 99999") + b"x" * 90_000)
+        time.sleep(0.1)
+        held[3].sendall(request("POST", "/v1/completions", JSON, "content-length: 99999") + b"x" * 90_000)
+        status, headers, body = read_answer(held[3])
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert json.loads(body)["error"]["code"] == "too_many_bodies"
+        for connection in held:
+            connection.close()
+        assert eventually(lambda: not narrow._server.server_state.tasks)
+        with narrow.raw() as connection:
+            connection.sendall(GOOD)
+            assert read_answer(connection)[0] == 200
+    finally:
+        narrow.stop()
+
+
+def test_hostile_12_requests_behind_a_request(server: AppServer, engine: FakeEngine) -> None:
+    """A few may wait behind an answer under way; thousands are not kept."""
+    engine.running.clear()
+    with server.raw() as connection:
+        connection.sendall(GOOD + request("GET", "/health") * 5)
+        assert eventually(lambda: len(engine.requests) == 1)
+        engine.running.set()
+        received = b""
+        while received.count(b"HTTP/1.1 200 ") < 6:
+            received += connection.recv(65536)
+    engine.running.clear()
+    assert send_and_read(server, GOOD + request("GET", "/health") * 5000).startswith(b"HTTP/1.1 429 ")
+    engine.running.set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_hostile_23_a_client_that_leaves_with_requests_waiting(
+    server: AppServer, engine: FakeEngine, stream: bool
+) -> None:
+    """uvicorn would tell only the request that waits, and the one that runs would run on."""
+    engine.script, engine.step_s = says("x" * 50_000), 0.005
+    body = json.dumps({"model": "fake", "prompt": "Hi", "max_tokens": 50_000, "stream": stream}).encode()
+    with server.raw() as connection:
+        connection.sendall(request("POST", "/v1/completions", JSON, body=body) + request("GET", "/health") * 3)
+        assert eventually(lambda: len(engine.requests) == 1)
+        time.sleep(0.05)
+    assert eventually(lambda: len(engine.aborts) == 1)
+    engine.script, engine.step_s = says("Hello there"), 0.0
+
+
+SEEDS = [
+    request("GET", "/health"),
+    GOOD,
+    GOOD.replace(b"content-length", b"expect: 100-continue\r\ncontent-length"),
+    request("POST", "/v1/completions", JSON, "transfer-encoding: chunked")
+    + b"%x\r\n%s\r\n0\r\nx: y\r\n\r\n" % (len(COMPLETION), COMPLETION),
+    request("POST", "/v1/completions", JSON, "connection: upgrade", "upgrade: h2c", body=COMPLETION),
+    request("GET", "/v1/models") * 20,
+]
+PIECES = [
+    b"\r\n",
+    b"\0",
+    b": ",
+    b"a" * 40_000,
+    b"\r\n\r\n",
+    b"transfer-encoding: chunked\r\n",
+    b"content-length: 5\r\n",
+    b"upgrade: h2c\r\nconnection: upgrade\r\n",
+    *SEEDS,
+]
+
+
+def mutated(data: bytes, chance: random.Random) -> bytes:
+    """`data` with a few bytes changed, put in or taken out."""
+    for _ in range(chance.randrange(6)):
+        i = chance.randrange(len(data) + 1)
+        match chance.randrange(4):
+            case 0:
+                data = data[:i] + chance.randbytes(chance.randrange(1, 4)) + data[i + 1 :]
+            case 1:
+                data = data[:i] + data[i + chance.randrange(20) :]
+            case 2:
+                data = data[:i] + chance.choice(PIECES) + data[i:]
+            case 3:
+                data = data[:i]
+    return data
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_bytes_upset_the_server(server: AppServer, caplog: pytest.LogCaptureFixture, seed: int) -> None:
+    """Broken requests, whole or in two pieces, from clients that wait, leave, or reset: no error of ours."""
+    chance = random.Random(seed)
+    for _ in range(150):
+        data = mutated(chance.choice(SEEDS), chance)
+        cut = chance.randrange(len(data) + 1)
+        with server.raw() as connection:
+            connection.settimeout(0.01)
+            with contextlib.suppress(TimeoutError, ConnectionResetError, BrokenPipeError):
+                connection.sendall(data[:cut])
+                connection.sendall(data[cut:])
+                if chance.random() < 0.5:
+                    connection.recv(4096)
+            if chance.random() < 0.3:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    state = server._server.server_state
+    assert eventually(lambda: not state.connections and not state.tasks)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
 def test_hostile_11_packed_bodies(http: httpx2.Client, encoding: str) -> None:
     headers = {"content-type": "application/json", "content-encoding": encoding}
@@ -181,12 +296,13 @@ def test_hostile_12_half_a_second_request(server: AppServer) -> None:
 
 
 @pytest.mark.usefixtures("_impatient")
-def test_hostile_12_half_a_request_behind_a_stream(server: AppServer, engine: FakeEngine) -> None:
+@pytest.mark.parametrize("between", [b"", request("GET", "/health")])
+def test_hostile_12_half_a_request_behind_a_stream(server: AppServer, engine: FakeEngine, between: bytes) -> None:
     """The answer under way is neither cut nor mixed with another."""
     engine.step_s = 0.08
     body = json.dumps({"model": "fake", "prompt": "Hi", "stream": True}).encode()
     with server.raw() as connection:
-        connection.sendall(request("POST", "/v1/completions", JSON, body=body) + b"GET /hea")
+        connection.sendall(request("POST", "/v1/completions", JSON, body=body) + between + b"GET /hea")
         received = read_to_end(connection)
     answer, _, rest = received.partition(b"data: [DONE]")
     assert answer.startswith(b"HTTP/1.1 200 ")

@@ -3,7 +3,7 @@
 import pytest
 
 from remuda.server.errors import ApiError
-from remuda.server.json_body import parse_json
+from remuda.server.json_body import MAX_PARTS, parse_json
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,10 @@ from remuda.server.json_body import parse_json
         (b'{"a": "\\ud83d\\ude00"}', {"a": "😀"}),
         (b'{"a": "\\u00e9"}', {"a": "é"}),
         (b"[]", []),
+        (b'["' + b"{[:" * MAX_PARTS + b'"]', ["{[:" * MAX_PARTS]),
+        (b'["' + b'{\\"' * MAX_PARTS + b'"]', ['{"' * MAX_PARTS]),
+        (b"[" + b'"{{",' * (MAX_PARTS - 1) + b"1]", ["{{"] * (MAX_PARTS - 1) + [1]),
+        (b"[" + b"[]," * (MAX_PARTS - 2) + b"1]", [[]] * (MAX_PARTS - 2) + [1]),
     ],
 )
 def test_takes(body: bytes, value: object) -> None:
@@ -37,8 +41,14 @@ def test_takes(body: bytes, value: object) -> None:
         (b'{"\\udfff": 1}', "surrogate"),
         (b'{"a": "\\ude00\\ud83d"}', "surrogate"),
         (b'{"a": ' + b"9" * 5000 + b"}", "too many digits"),
-        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
-        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
+        (b"[" * 50_000 + b"]" * 50_000, "nested too deeply"),
+        (b'{"a":' * 30_000 + b"1" + b"}" * 30_000, "nested too deeply"),
+        (b"[" * 100_000 + b"]" * 100_000, "more than 65536 objects"),
+        (b"[" + b"[]," * MAX_PARTS + b"1]", "more than 65536 objects"),
+        (b"[" + b"{}," * MAX_PARTS + b"1]", "more than 65536 objects"),
+        (b"[" + b'"",' * (MAX_PARTS + 1) + b"1]", "names or strings"),
+        (b"[" + b'"\\\\",' * (2 * MAX_PARTS + 1) + b"1]", "names or strings"),
+        (b"{" + b",".join(b'"%d":1' % i for i in range(MAX_PARTS)) + b"}", "more than 65536 objects"),
     ],
     ids=lambda value: repr(value)[:24] if isinstance(value, bytes) else None,
 )

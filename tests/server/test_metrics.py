@@ -125,6 +125,21 @@ def test_gaps_are_counted_by_bucket() -> None:
     assert meter.gap_sum == pytest.approx(90)
 
 
+def test_outputs_of_several_tokens_and_of_none() -> None:
+    meter = TokenMeter(1)
+    meter.note([SequenceOutput("r", 0, [5])], 1, now=1.0)
+    meter.note([SequenceOutput("r", 0, [5] * 4)], 1, now=1.16)
+    meter.note([SequenceOutput("r", 0, [], finish_reason="error")], 0, now=9.0)
+    assert (meter.gap_counts[GAP_BOUNDS.index(0.05)], sum(meter.gap_counts)) == (4, 4)
+    assert meter.gap_sum == pytest.approx(0.16)
+
+
+def test_what_comes_with_the_first_token_comes_at_once() -> None:
+    meter = TokenMeter(2)
+    meter.note([SequenceOutput("r", c, [5]) for c in (0, 1, 0, 1, 0)], 2, now=5.0)
+    assert (meter.first_at, sum(meter.gap_counts), meter.gap_counts[0], meter.gap_sum) == (5.0, 3, 3, 0.0)
+
+
 def test_gaps_of_several_choices_are_those_of_each() -> None:
     meter = TokenMeter(4)
     for i in range(3):
@@ -162,6 +177,13 @@ def test_several_workers_are_added_up(tmp_path: Path) -> None:
             f"remuda:inter_token_latency_seconds_count {3 * number}.0",
         ):
             assert line in text
+
+
+def test_the_page_of_metrics_is_complete(http: httpx2.Client) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    kinds = dict(re.findall(r"^# TYPE remuda:(\S+) (\S+)$", http.get("/metrics").text, re.M))
+    listed = dict(re.findall(r"^\| `(\w+)`[^|]*\| (\w+) \|", page, re.M))
+    assert listed == kinds
 
 
 def test_the_dashboard_names_only_what_exists(http: httpx2.Client) -> None:
