@@ -6,12 +6,19 @@ from typing import Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 STALL_TIMEOUT_S: Final = 30.0
+# What may wait here for one peer, besides what the kernel holds (see listener.py).
+_MAX_UNSENT_BYTES: Final = 16 * 1024
 
 
 class StallGuardProtocol(HttpToolsProtocol):
     """Aborts a connection whose peer has read nothing for STALL_TIMEOUT_S while data waits for it."""
 
     _stall_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A connection begins."""
+        transport.set_write_buffer_limits(_MAX_UNSENT_BYTES)
+        super().connection_made(transport)
 
     def pause_writing(self) -> None:
         """The transport's buffer is full: the peer has until the timeout to read on."""
