@@ -7,7 +7,7 @@ MODEL ?= demo
 PIP := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install dev lint types test conformance conformance-ci fuzz wheel bench clean
+.PHONY: help serve install dev lint types test conformance conformance-ci fuzz wheel bench faults faults-short clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -61,6 +61,12 @@ bench: dev ## the benchmarks that need no GPU, one after the other
 	$(BIN)/python benchmarks/streaming.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/grammar_masks.py
+
+faults: dev ## crashes, hangs, leavers, slow readers and overload on a real server, beside their targets
+	$(BIN)/python -m benchmarks.faults
+
+faults-short: dev ## a minute of them
+	$(BIN)/python -m benchmarks.faults --short
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) build dist conformance/node/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -45,8 +45,12 @@ logger = logging.getLogger(__name__)
 
 # Messages taken in one go; then the requests get to run, so that a long stall here is not blamed on them.
 _MAX_MESSAGES_AT_ONCE: Final = 64
-# Outputs that may wait for a request that is stuck in sending, besides 64 per choice.
+# Outputs that may wait for a request that is stuck in sending, besides 64 per choice. One with log-probabilities
+# counts as many, by its size.
 _MAX_WAITING_OUTPUTS: Final = 1024
+_WEIGHT_OF_LOGPROBS: Final = 8
+# From so many on they are put together, which takes a tenth of the memory.
+_MAX_SINGLE_OUTPUTS: Final = 64
 
 
 class EngineStatus(Enum):
@@ -70,6 +74,9 @@ class RequestHandle:
         self._num_unfinished = len(request_ids) * num_choices_each
         self._max_waiting = _MAX_WAITING_OUTPUTS + 64 * self._num_unfinished
         self._arrived: list[SequenceOutput] = []
+        # While more wait than may wait singly: the last of each choice, and the weight of all.
+        self._last_of: dict[int, SequenceOutput] = {}
+        self._weight = 0
         self._error: RemudaError | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
@@ -97,7 +104,9 @@ class RequestHandle:
             await self._waiter
         arrived = self._arrived
         if arrived:
-            self._arrived = []
+            self._arrived, self._weight = [], 0
+            if self._last_of:
+                self._last_of = {}
             self.meter.note(arrived, self._num_unfinished, monotonic())
         elif self._error is not None:
             raise self._error
@@ -136,14 +145,30 @@ class RequestHandle:
 
     def deliver(self, output: SequenceOutput) -> None:
         """The link's side: hand over one output."""
-        self._arrived.append(output)
         if output.finish_reason is not None:
             self._num_unfinished -= 1
         if self._waiter is not None:
+            self._arrived.append(output)
             self._wake()
-        elif len(self._arrived) > self._max_waiting:
+            return
+        if len(self._arrived) < _MAX_SINGLE_OUTPUTS:
+            self._arrived.append(output)
+        else:
+            self._put_together(output)
+        self._weight += 1 if output.logprobs is None else _WEIGHT_OF_LOGPROBS
+        if self._weight > self._max_waiting:
             self._arrived.clear()
+            self._last_of.clear()
             self.fail(SlowClientError("the client reads too slowly; its request was ended"))
+
+    def _put_together(self, output: SequenceOutput) -> None:
+        """Add an output to the one before it of the same choice, where both have tokens only."""
+        if output.finish_reason is None and output.logprobs is None and output.prompt_logprobs is None:
+            last = self._last_of.setdefault(output.index, output)
+            if last is not output:
+                last.token_ids += output.token_ids
+                return
+        self._arrived.append(output)
 
     def _set_timer(self) -> None:
         if self._timer is not None:

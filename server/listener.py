@@ -6,11 +6,16 @@ next one, and nobody is refused.
 """
 
 import socket
+import sys
 from typing import Final
 
 from remuda.engine.errors import ConfigError
 
 BACKLOG: Final = 2048
+# The kernel keeps no more than this for a peer that does not take it; by itself it would keep megabytes.
+_MAX_UNSENT_BYTES: Final = 64 * 1024
+# Who has acknowledged nothing, or had no room, for so long is gone: the kernel ends the connection.
+_STALL_TIMEOUT_MS: Final = 25_000
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -23,7 +28,7 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         raise ConfigError(f"cannot listen on {host!r}: {error.strerror or error}") from error
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _prepare(listener)
         listener.bind(address)
         # Two listeners may bind one port before either listens; the second learns of it here.
         listener.listen(BACKLOG)
@@ -31,6 +36,14 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     return listener
+
+
+def _prepare(listener: socket.socket) -> None:
+    """Options that each connection inherits."""
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if sys.platform == "linux":
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _MAX_UNSENT_BYTES)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _STALL_TIMEOUT_MS)
 
 
 def bind_all(host: str, port: int, num_sockets: int) -> list[socket.socket]:
@@ -42,7 +55,7 @@ def bind_all(host: str, port: int, num_sockets: int) -> list[socket.socket]:
         listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     for _ in range(1, num_sockets):
         other = socket.socket(listeners[0].family, socket.SOCK_STREAM)
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _prepare(other)
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         other.bind(listeners[0].getsockname())
         other.listen(BACKLOG)

@@ -36,6 +36,9 @@ MAX_PIPELINED: Final = 16
 MAX_SMALL_PIECES: Final = 4096
 MIN_PIECE_BYTES: Final = 16
 
+# What may wait here for one peer, besides what the kernel holds (see listener.py).
+_MAX_UNSENT_BYTES: Final = 16 * 1024
+
 logger = logging.getLogger("remuda.access")
 
 
@@ -67,6 +70,7 @@ class StallGuardProtocol(PlainHttpProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A peer has connected; the head of its first request is due."""
+        transport.set_write_buffer_limits(_MAX_UNSENT_BYTES)
         super().connection_made(transport)
         if self.max_connections is not None and len(self.connections) > self.max_connections:
             self._refuse(503, f"this server has its limit of {self.max_connections} connections")

@@ -44,10 +44,10 @@ class EngineProbe:
     def until_free(self, num_slots: int, within_s: float) -> float | None:
         """Seconds until all slots are free and nothing runs or waits; None where that takes longer."""
         began = time.monotonic()
-        while (waited := time.monotonic() - began) < within_s:
+        while time.monotonic() - began < within_s:
             stats = self.stats()
             if stats is not None and is_free(stats, num_slots):
-                return waited
+                return time.monotonic() - began
             time.sleep(0.01)
         return None
 

@@ -70,7 +70,7 @@ def test_stopped_engine_is_found_out_and_replaced() -> None:
         first.suspend()
         reader.join(60)
         assert [str(end) for end in ends] == ["the engine process ended (hung)"]
-        assert eventually(lambda: http.get("/health").status_code == 200, within_s=120)
+        assert eventually(lambda: http.get("/health").json()["status"] == "ready", within_s=120)
         assert not first.is_running()
         assert client.completions.create(model="demo", prompt="Once", max_tokens=2).usage is not None
 
@@ -108,7 +108,7 @@ def test_draining_server_refuses_what_is_new() -> None:
         next(stream)
         server.process.send_signal(signal.SIGTERM)
         with server.http() as http:
-            assert eventually(lambda: http.get("/health").status_code == 503)
+            assert eventually(lambda: http.get("/health").json()["status"] == "draining")
             refused = http.post("/v1/completions", json={"model": "demo", "prompt": "Once"})
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             assert "draining" in refused.json()["error"]["message"]

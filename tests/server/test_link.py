@@ -266,6 +266,31 @@ def test_reader_that_stops_is_ended_at_a_bound(engine: FakeEngine) -> None:
     with_link(engine, body)
 
 
+def test_what_waits_is_put_together(engine: FakeEngine) -> None:
+    num_steps = 300
+
+    def script(request: AddRequest) -> list[list[SequenceOutput]]:
+        steps = [
+            [SequenceOutput(request.request_id, s, [100 * s + i % 90]) for s in (0, 1)] for i in range(num_steps)
+        ]
+        return [*steps, [SequenceOutput(request.request_id, s, [7], finish_reason="length") for s in (0, 1)]]
+
+    engine.script = script
+
+    async def body(link: EngineLink) -> None:
+        handle = link.submit("r", [[5]], SamplingParams(n=2))
+        while handle._num_unfinished:
+            await asyncio.sleep(0.005)
+        outputs = await handle.take(10)
+        assert len(outputs) < 100
+        for s in (0, 1):
+            tokens = [token for output in outputs if output.index == s for token in output.token_ids]
+            assert tokens == [*(100 * s + i % 90 for i in range(num_steps)), 7]
+        handle.close()
+
+    with_link(engine, body)
+
+
 def test_stalled_event_loop_is_not_a_slow_reader(engine: FakeEngine) -> None:
     engine.script = burst(3000)
 

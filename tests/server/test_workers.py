@@ -24,6 +24,10 @@ def num_connections(worker: psutil.Process) -> int:
     return sum(found.status == psutil.CONN_ESTABLISHED for found in worker.net_connections("tcp"))
 
 
+def is_ready(answer: httpx2.Response) -> bool:
+    return bool(answer.json()["status"] == "ready")
+
+
 class Reader(threading.Thread):
     """Reads an endless stream over a connection of its own; `end` is the error that ended it."""
 
@@ -69,7 +73,7 @@ def test_one_worker_dies_and_the_others_go_on() -> None:
         assert other in server.workers
         with server.http() as http:
             new = {"connection": "close"}
-            assert eventually(lambda: all(http.get("/health", headers=new).is_success for _ in range(8)))
+            assert eventually(lambda: all(is_ready(http.get("/health", headers=new)) for _ in range(8)))
         server.stop()
         for reader in readers:
             reader.join(30)

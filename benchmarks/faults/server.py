@@ -1,0 +1,160 @@
+"""A real server under test: its processes, what they hold at rest, and whether it is at rest again."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from types import TracebackType
+from typing import Any, Final, Self
+
+import psutil
+
+from benchmarks.faults.probe import EngineProbe
+
+# A request with a fixed seed: whatever has happened before, its answer has the same bytes.
+_CANARY: Final = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 32, "temperature": 1.0, "seed": 7}
+_START_S: Final = 300.0
+# asyncio's executor grows with need, up to so many.
+_MAX_POOL_THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
+
+
+class Server:
+    """`remuda serve demo` with these arguments; ready once constructed, ended with the block."""
+
+    def __init__(self, num_slots: int, *arguments: str) -> None:
+        self.num_slots = num_slots
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        command = [sys.executable, "-c", "from remuda.server.cli import main; main()", "serve", "demo"]
+        command += ["--port", "0", "--num-slots", str(num_slots), *arguments]
+        began = time.monotonic()
+        self.process = subprocess.Popen(command, stderr=self._log, stdin=subprocess.DEVNULL)
+        while (found := re.search(r"ready at http://([\d.]+):(\d+)", self.log)) is None:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() - began < _START_S, self.log
+            time.sleep(0.05)
+        self.start_s = time.monotonic() - began
+        self.host, self.port = found[1], int(found[2])
+        self.ready_path = "/health" if self.get("/ready") == 404 else "/ready"
+        self.canary = self.ask_canary()
+        self._at_rest: dict[str, tuple[int, int]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def log(self) -> str:
+        """What it has written to stderr."""
+        self._log.seek(0)
+        return self._log.read()
+
+    @property
+    def engine(self) -> psutil.Process:
+        """The engine process."""
+        (found,) = self._children("remuda.engine.process")
+        return found
+
+    @property
+    def workers(self) -> list[psutil.Process]:
+        """The API workers."""
+        return self._children("remuda.server.worker")
+
+    def _children(self, module: str) -> list[psutil.Process]:
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            try:
+                found += [child] if module in child.cmdline() else []
+            except psutil.Error:
+                # A zombie, until the parent looks.
+                continue
+        return found
+
+    def get(self, path: str, timeout_s: float = 10.0) -> int:
+        """The status of one GET on a connection of its own; 0 where nobody answers."""
+        try:
+            with urllib.request.urlopen(f"http://{self.host}:{self.port}{path}", timeout=timeout_s) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def wait_until_ready(self, within_s: float) -> float:
+        """Seconds until new connections are told that it is ready, several times in a row."""
+        began, num_good = time.monotonic(), 0
+        while num_good < 4:
+            assert time.monotonic() - began < within_s, self.log
+            num_good = num_good + 1 if self.get(self.ready_path) == 200 else 0
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def ask_canary(self) -> bytes:
+        """The canary's choices and usage, as bytes."""
+        body = json.dumps(_CANARY).encode()
+        request = urllib.request.Request(
+            f"http://{self.host}:{self.port}/v1/completions", body, {"content-type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            value: dict[str, Any] = json.load(answer)
+        return json.dumps([value["choices"], value["usage"]]).encode()
+
+    def note_rest(self) -> None:
+        """What the processes hold now is what they may hold at rest."""
+        # Both of two workers have served a request, but for one time in a million, and made what they make once.
+        for _ in range(20):
+            self.ask_canary()
+        self._at_rest = self._held()
+
+    def _held(self) -> dict[str, tuple[int, int]]:
+        """File descriptors and threads of each process by its role."""
+        roles = {"parent": psutil.Process(self.process.pid), "engine": self.engine}
+        roles |= {f"worker {i}": worker for i, worker in enumerate(self.workers)}
+        return {role: (process.num_fds(), process.num_threads()) for role, process in roles.items()}
+
+    def unrest(self, within_s: float = 10.0) -> str:
+        """What is not as it was at rest: slots, queues, processes, descriptors, threads, the canary's bytes."""
+        assert self._at_rest
+        self.wait_until_ready(_START_S)
+        with EngineProbe(self.engine) as probe:
+            if probe.until_free(self.num_slots, within_s) is None:
+                return f"not free: {probe.stats()}"
+        if self.ask_canary() != self.canary:
+            return "the canary differs"
+        deadline = time.monotonic() + within_s
+        while not self._is_as_at_rest(held := self._held()):
+            if time.monotonic() > deadline:
+                return f"(fds, threads) {held}, at rest {self._at_rest}"
+            time.sleep(0.05)
+        strangers = len(psutil.Process(self.process.pid).children(recursive=True)) - len(held) + 1
+        return f"{strangers} more processes" if strangers else ""
+
+    def _is_as_at_rest(self, held: dict[str, tuple[int, int]]) -> bool:
+        """No descriptor more; of threads the pools may have made all that they ever make."""
+        return held.keys() == self._at_rest.keys() and all(
+            fds <= self._at_rest[role][0] and threads <= self._at_rest[role][1] + _MAX_POOL_THREADS
+            for role, (fds, threads) in held.items()
+        )
+
+    def memory(self) -> int:
+        """Bytes of memory that belong to the workers alone (of the engine it is the pool's, allocated before)."""
+        return sum(int(worker.memory_full_info().uss) for worker in self.workers)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """End it; returns the exit code. Nothing of it may be left."""
+        family = psutil.Process(self.process.pid).children() if self.process.poll() is None else []
+        if self.process.poll() is None:
+            os.kill(self.process.pid, number)
+        code = self.process.wait(60)
+        _, left = psutil.wait_procs(family, timeout=10)
+        assert not left, f"processes are left: {left}"
+        return code
