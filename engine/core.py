@@ -23,9 +23,8 @@ class EngineCore:
     """Requests in, token ids out, one step at a time. Built by `start.build_core`.
 
     depth: steps that may be under way when `step` returns, 0 or 1. A sequence that a stop token ends has
-    then a row in the step under way; what that draws for it is dropped. A step with a sequence that follows a
-    grammar is read at once: what may come next depends on what came.
-    grammars: compiles what requests ask for; None where none is served.
+    then a row in the step under way; what that draws for it is dropped. A step that guides a sequence by a
+    grammar is read at once: what may come next depends on what came. grammars: None where none is served.
     """
 
     def __init__(
@@ -99,20 +98,20 @@ class EngineCore:
         seed = mix64(self._seed ^ mix64(self._num_added))
         ids = np.array(prompt, dtype=np.int32)
         request = Request.create(request_id, ids, params, seed, self.info.eos_token_ids)
-        if params.grammar is not None:
-            self._guide(request)
+        self._guide(request)
         self._scheduler.add(request)
         self._num_added += 1
 
     def _guide(self, request: Request) -> None:
-        """Set each sequence to the beginning of the request's grammar. Raises InvalidRequestError."""
-        params = request.params
-        assert params.grammar is not None
+        """Set each sequence to the beginning of the request's grammar, if any. Raises InvalidRequestError."""
+        grammar, min_tokens = request.params.grammar, request.params.min_tokens
+        if grammar is None:
+            return
         if self.grammars is None:
-            raise params.grammar.error("this engine serves no grammars")
+            raise grammar.error("this engine serves no grammars")
         for sequence in request.sequences:
-            matcher = self.grammars.matcher(params.grammar)
-            sequence.guide = Guide(matcher, self.info.vocab_size, request.stop_ids, params.min_tokens)
+            matcher = self.grammars.matcher(grammar)
+            sequence.guide = Guide(matcher, self.info.vocab_size, request.stop_ids, min_tokens)
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End a request, or one sequence of it, and free what it holds. Unknown ids are no error."""

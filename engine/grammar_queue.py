@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.grammar import Grammar
@@ -42,7 +42,7 @@ class GrammarQueue:
         assert grammar is not None
         self._waiting[request.request_id] = (worker, request)
         compiled = self._pool.submit(self._compile, grammar)
-        compiled.add_done_callback(lambda future: self._on_done(request.request_id, future))
+        compiled.add_done_callback(lambda _: self._on_done(request.request_id))
 
     def drop(self, request_id: str) -> None:
         """Forget a request, if it waits here."""
@@ -62,12 +62,6 @@ class GrammarQueue:
                 ready.append(found)
         return ready
 
-    def close(self) -> None:
-        """Wait for the thread, and give back what is held."""
-        self._pool.shutdown(cancel_futures=True)
-        os.close(self._reader)
-        os.close(self._writer)
-
     def _compile(self, grammar: Grammar) -> None:
         try:
             self._compiler.matcher(grammar)
@@ -75,7 +69,6 @@ class GrammarQueue:
             # It is cached, and will be raised again for the request.
             return
 
-    def _on_done(self, request_id: str, future: "Future[None]") -> None:
-        if not future.cancelled():
-            self._done.append(request_id)
-            os.write(self._writer, b"\0")
+    def _on_done(self, request_id: str) -> None:
+        self._done.append(request_id)
+        os.write(self._writer, b"\0")

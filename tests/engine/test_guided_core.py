@@ -62,7 +62,7 @@ def mixed_requests(seed: int, count: int) -> list[tuple[list[int], SamplingParam
     return requests
 
 
-@pytest.mark.parametrize(("backend", "count"), [("cpu", 60), ("gpu", 8)])
+@pytest.mark.parametrize(("backend", "count"), [("cpu", 60), ("gpu", 4)])
 def test_the_device_draws_what_the_host_draws(backend: str, count: int) -> None:
     requests = mixed_requests(1, count)
     options = {"num_slots": 5, "max_batch_tokens": 12, "prefill_chunk": 6}

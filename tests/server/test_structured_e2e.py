@@ -4,10 +4,12 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jsonschema
 import openai
+import psutil
+import pydantic
 import pytest
 
 from tests.server.conftest import ServerProcess
@@ -238,3 +240,34 @@ def test_bad_and_good_beside_free_text(client: openai.OpenAI) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(one, range(24))) == {alone}
+
+
+class Cat(pydantic.BaseModel):
+    """What the client's own helper asks for."""
+
+    name: Annotated[str, pydantic.Field(max_length=10)]
+    lives: Literal[7, 9]
+    friend: Annotated[str, pydantic.Field(max_length=10)] | None
+
+
+def test_the_clients_own_parser(client: openai.OpenAI) -> None:
+    fields: dict[str, Any] = {"model": "demo", "messages": MESSAGES, "max_tokens": 500, "seed": 2}
+    parsed = client.chat.completions.parse(response_format=Cat, **fields).choices[0].message.parsed
+    assert isinstance(parsed, Cat)
+    tools = [openai.pydantic_function_tool(Cat)]
+    answer = client.chat.completions.parse(
+        tools=tools, tool_choice="required", parallel_tool_calls=False, **fields
+    ).choices[0]
+    (call,) = answer.message.tool_calls or []
+    assert isinstance(call.function.parsed_arguments, Cat)
+
+
+def test_the_next_grammar_works_after_the_checking_process_is_killed(
+    client: openai.OpenAI, demo: ServerProcess
+) -> None:
+    ask(client, extra_body={"guided_regex": "[a-f]{3}"})
+    children = psutil.Process(demo.process.pid).children(recursive=True)
+    (checking,) = [child for child in children if "remuda.engine.grammar_process" in child.cmdline()]
+    checking.kill()
+    text = ask(client, extra_body={"guided_regex": "[g-k]{3}"}).choices[0].message.content
+    assert re.fullmatch("[g-k]{3}", text)
