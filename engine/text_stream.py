@@ -64,6 +64,9 @@ class TextStream:
         """
         if self._done:
             return TextDelta("", 0, False)
+        # The common case, which a worker meets once for each token of each stream.
+        if self._matcher is None and finish_reason is None and len(token_ids) == 1:
+            return TextDelta(self._decoder.push(token_ids[0]), 1, False)
         pieces: list[str] = []
         num_text_tokens = len(token_ids) - (stop_token is not None and not self._shows_stop)
         for i, token in enumerate(token_ids[:num_text_tokens]):
@@ -94,12 +97,25 @@ class _ByteDecoder:
 
     def __init__(self, tokenizer: Tokenizer | TokenIdTokenizer, skip_special_tokens: bool) -> None:
         self._token_bytes = tokenizer.token_bytes
+        self._whole_texts = tokenizer.whole_texts
+        self._is_clear = True
         self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
         # Python and the tokenizers library both replace each maximal invalid part by one U+FFFD.
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
-        return "" if token in self._skipped else self._utf8.decode(self._token_bytes(token))
+        if token in self._skipped:
+            return ""
+        text = self._whole_texts.get(token) if self._is_clear else None
+        return self._decode(token) if text is None else text
+
+    def _decode(self, token: int) -> str:
+        text = self._utf8.decode(self._token_bytes(token))
+        was_clear, self._is_clear = self._is_clear, not self._utf8.getstate()[0]
+        if was_clear and self._is_clear:
+            # It begins and ends with a character, so its text does not depend on its neighbours.
+            self._whole_texts[token] = text
+        return text
 
     def flush(self) -> str:
         return self._utf8.decode(b"", True)

@@ -45,6 +45,8 @@ class Tokenizer:
         self._has_byte_fallback = "ByteFallback" in decoders
         self.joins_bytes = self._is_byte_level or decoders == {"Fuse"}
         self._bytes: dict[int, bytes] = {}
+        # Texts of tokens that begin and end with a character, gathered by who decodes.
+        self.whole_texts: dict[int, str] = {}
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Tokenizer":
@@ -148,6 +150,7 @@ class TokenIdTokenizer:
         settings = settings if settings is not None else TokenizerSettings()
         self.bos_token_id = settings.bos_token_id
         self.eos_token_ids = settings.eos_token_ids
+        self.whole_texts: dict[int, str] = {}
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
         """Always raises InvalidRequestError."""

@@ -82,6 +82,7 @@ class RequestHandle:
         self._loop = asyncio.get_running_loop()
         # One timer for many takes: setting one for each would cost more than all else that a take does.
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._idle_until = 0.0
         self._time_limit: asyncio.TimerHandle | None = None
         self.meter = TokenMeter(self._num_unfinished)
@@ -99,7 +100,7 @@ class RequestHandle:
         if not self._arrived and self._error is None:
             self._waiter = self._loop.create_future()
             self._idle_until = self._loop.time() + idle_s
-            if self._timer is None or self._timer.when() > self._idle_until:
+            if self._timer is None or self._timer_at > self._idle_until:
                 self._set_timer()
             await self._waiter
         arrived = self._arrived
@@ -147,9 +148,13 @@ class RequestHandle:
         """The link's side: hand over one output."""
         if output.finish_reason is not None:
             self._num_unfinished -= 1
-        if self._waiter is not None:
+        waiter = self._waiter
+        if waiter is not None:
             self._arrived.append(output)
-            self._wake()
+            # As `_wake` does, without a call: this is done for each token.
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
             return
         if len(self._arrived) < _MAX_SINGLE_OUTPUTS:
             self._arrived.append(output)
@@ -173,7 +178,8 @@ class RequestHandle:
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(self._idle_until, self._on_timer)
+        self._timer_at = self._idle_until
+        self._timer = self._loop.call_at(self._timer_at, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -6,6 +6,7 @@ with that connection, which tells that the parent is gone or has had enough.
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -127,6 +128,9 @@ class ApiWorker:
         except RemudaError as error:
             self._channel.send(WorkerFailed(str(error)))
         else:
+            # What stands now stays: the collector need not go over it in the middle of a stream.
+            gc.collect()
+            gc.freeze()
             self._channel.send(WorkerReady())
 
 
