@@ -126,3 +126,28 @@ def test_connections_spread_evenly() -> None:
             found.close()
     assert sum(counts.values()) == 400
     assert min(counts.values()) > 400 / 3
+
+
+@pytest.mark.e2e
+def test_any_worker_finds_what_another_has_kept() -> None:
+    with serving("demo", "--num-slots", "4", "--api-workers", "2") as server:
+        # A connection for each request, so that either worker gets some.
+        new = {"connection": "close"}
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", default_headers=new) as client:
+            answer = client.responses.create(model="demo", input="Hi!", max_output_tokens=4)
+            assert all(client.responses.retrieve(answer.id) == answer for _ in range(12))
+            for _ in range(6):
+                answer = client.responses.create(
+                    model="demo", input="More", previous_response_id=answer.id, max_output_tokens=4
+                )
+            endless: dict[str, Any] = {"max_output_tokens": 10**9, "extra_body": {"ignore_eos": True}}
+            run = client.responses.create(model="demo", input="Hi!", background=True, **endless)
+            assert client.responses.cancel(run.id).status == "cancelled"
+            # Whoever runs it dies: it is kept as failed, by a store that outlives every worker.
+            run = client.responses.create(model="demo", input="Hi!", background=True, **endless)
+            assert eventually(lambda: client.responses.retrieve(run.id).status == "in_progress")
+            for worker in server.workers:
+                worker.kill()
+            retrying = client.with_options(max_retries=20)
+            assert eventually(lambda: retrying.responses.retrieve(run.id).status == "failed")
+            assert retrying.responses.retrieve(answer.id) == answer
