@@ -102,11 +102,8 @@ def spent_budget() -> list[Row]:
                 server.wait_until_ready(60)
         code = server.process.wait(30)
         alive = server.get("/health", 1.0)
-    return [
-        Row(
-            "five crashes in a minute", f"exit {code}, liveness {alive}", "exit ≠ 0, no answer", code != 0 == alive
-        )
-    ]
+    figure = f"exit {code}, {'an answer' if alive else 'no answer'}"
+    return [Row("five crashes in a minute", figure, "exit ≠ 0, no answer", code != 0 and not alive)]
 
 
 def hung_engine() -> list[Row]:
