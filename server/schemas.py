@@ -183,7 +183,7 @@ class CompletionRequest(GenerationRequest):
         """The engine's parameters. Raises InvalidRequestError for what cannot be honoured."""
         self.check_fields()
         if self.best_of is not None and self.best_of != (self.n or 1):
-            raise InvalidRequestError(f"best_of must equal n, not {self.best_of}", param="best_of")
+            raise InvalidRequestError("best_of must equal n", param="best_of")
         of_prompt = [self.logprobs if self.echo else None, self.prompt_logprobs]
         return self.sampling_params(
             max_tokens=self.DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,

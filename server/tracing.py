@@ -50,17 +50,17 @@ class Tracing:
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
         carrier = {} if record.traceparent is None else {"traceparent": record.traceparent}
-        ended = time.time_ns()
+        unix_ns = time.time_ns()
         span = self._tracer.start_span(
             f"{record.method} {record.route}",
             context=self._propagator.extract(carrier),
             kind=SpanKind.SERVER,
             attributes=_of_http(record) | (_of_generation(record, self._model_name) if record.meter else {}),
-            start_time=ended - round(record.total_s * 1e9),
+            start_time=unix_ns - round(record.total_s * 1e9),
         )
         if record.status >= 500 or record.abort_reason is not None:
             span.set_status(Status(StatusCode.ERROR, record.abort_reason))
-        span.end(ended)
+        span.end(unix_ns)
 
     def close(self) -> None:
         """Send what is left, if it goes quickly; an endpoint that does not answer must not hold up the end."""

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 
 PATHS = {
+    "/metrics": {"get"},
     "/health": {"get"},
     "/ready": {"get"},
     "/version": {"get"},
