@@ -114,22 +114,27 @@ class StreamResponse(FormattedResponse):
         generation = self._generation
         outputs = await handle.take(_HEADERS_WITHIN_S)
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-        body = self._beginning()
+        pending = [self._beginning()]
         try:
             while True:
-                body += self._events(handle, outputs) if outputs else _PING
+                if outputs:
+                    self._add_events(handle, outputs, pending)
+                else:
+                    pending.append(_PING)
                 if generation.is_finished:
                     break
+                body = b"".join(pending)
+                pending.clear()
                 if body:
                     await send_body({"type": "http.response.body", "body": body, "more_body": True})
-                    body = b""
                 outputs = await handle.take(_PING_AFTER_S)
-            body += await self._ending()
+            pending.append(await self._ending())
         except ClientGoneError:
             raise
         except RemudaError as error:
-            body += await self._failing(error)
-        await send_body({"type": "http.response.body", "body": body})
+            # After the text that came together with it.
+            pending.append(await self._failing(error))
+        await send_body({"type": "http.response.body", "body": b"".join(pending)})
 
     def _beginning(self) -> bytes:
         """What is sent before anything is generated."""
@@ -143,9 +148,9 @@ class StreamResponse(FormattedResponse):
         """A clean end would pass for a complete answer: the stream ends with the error and no [DONE]."""
         return event(api_error(error).body)
 
-    def _events(self, handle: RequestHandle, outputs: list[Any]) -> bytes:
+    def _add_events(self, handle: RequestHandle, outputs: list[Any], events: list[bytes]) -> None:
+        """What the outputs bring, up to an error among them."""
         generation, fmt = self._generation, self._format
-        events = []
         for choice, text in generation.feed(outputs, handle):
             if not choice.is_open:
                 choice.is_open = True
@@ -156,7 +161,6 @@ class StreamResponse(FormattedResponse):
                 events.append(fmt.delta(choice, text))
             if is_finished:
                 events.append(fmt.finish(choice))
-        return events[0] if len(events) == 1 else b"".join(events)
 
 
 async def send_json(body: bytes, send: Send, send_body: Send) -> None:
