@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 import msgspec
 from starlette.types import Send
@@ -16,7 +15,7 @@ from remuda.server.link import EngineLink, RequestHandle
 from remuda.server.response_store import ResponseStore, StoredResponse
 from remuda.server.responses_format import ResponsesFormat
 from remuda.server.responses_input import Item
-from remuda.server.sse import IDLE_S, StreamResponse, WholeResponse
+from remuda.server.sse import IDLE_S, GenerationResponse, StreamResponse, send_json
 
 logger = logging.getLogger(__name__)
 
@@ -101,23 +100,25 @@ def _tolerating_loss() -> Iterator[None]:
         logger.warning("a response is not kept as it ended: %s", error)
 
 
-class WholeRecorded(WholeResponse):
+class WholeRecorded(GenerationResponse):
     """One JSON body at the end, which is stored before it is sent."""
 
     def __init__(
         self, link: EngineLink, request_id: str, generation: Generation, fmt: ResponsesFormat, recorder: Recorder
     ) -> None:
-        super().__init__(link, request_id, generation, fmt)
+        super().__init__(link, request_id, generation)
+        self._format = fmt
         self._recorder = recorder
 
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
+        generation = self._generation
         async with self._recorder.recording():
-            await super()._answer(handle, send, send_body)
-
-    async def _finish(self, texts: list[str]) -> dict[str, Any]:
-        body = await super()._finish(texts)
-        await self._recorder.save()
-        return body
+            while not generation.is_finished:
+                for choice, text in generation.feed(await handle.take(IDLE_S), handle):
+                    self._format.add(choice, text)
+            value = self._format.whole(generation.usage())
+            await self._recorder.save()
+            await send_json(msgspec.json.encode(value), send, send_body)
 
 
 class StreamRecorded(StreamResponse):
@@ -175,7 +176,6 @@ class BackgroundRuns:
 
 
 async def _run(handle: RequestHandle, generation: Generation, fmt: ResponsesFormat, recorder: Recorder) -> None:
-    texts: list[str] = []
     async with recorder.settling():
         try:
             while not generation.is_finished:
@@ -183,8 +183,9 @@ async def _run(handle: RequestHandle, generation: Generation, fmt: ResponsesForm
                 if fmt.response["status"] == "queued":
                     fmt.start()
                     await recorder.save()
-                texts += [text for _, text in generation.feed(outputs, handle)]
+                for choice, text in generation.feed(outputs, handle):
+                    fmt.add(choice, text)
         finally:
             handle.close()
-        fmt.whole(generation, ["".join(texts)])
+        fmt.whole(generation.usage())
         await recorder.save()

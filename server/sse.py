@@ -31,8 +31,8 @@ _SSE_HEADERS: Final = [
 ]
 
 
-class ResponseFormat(Protocol):
-    """How one endpoint writes choices. The event methods return whole SSE events, or nothing."""
+class StreamFormat(Protocol):
+    """How one endpoint writes choices as events. The methods return whole SSE events, or nothing."""
 
     def opening(self, choice: Choice, generation: Generation) -> bytes:
         """The event before a choice's first text."""
@@ -45,6 +45,10 @@ class ResponseFormat(Protocol):
 
     def closing(self, usage: dict[str, Any]) -> bytes:
         """The event after all choices."""
+
+
+class ResponseFormat(StreamFormat, Protocol):
+    """How one endpoint writes choices, as events or whole."""
 
     def whole(self, generation: Generation, texts: list[str]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
@@ -80,8 +84,8 @@ class GenerationResponse(Response):
         raise NotImplementedError
 
 
-class FormattedResponse(GenerationResponse):
-    """Its choices are written by `response_format`."""
+class WholeResponse(GenerationResponse):
+    """One JSON body at the end, written by `response_format`."""
 
     def __init__(
         self, link: EngineLink, request_id: str, generation: Generation, response_format: ResponseFormat
@@ -89,26 +93,24 @@ class FormattedResponse(GenerationResponse):
         super().__init__(link, request_id, generation)
         self._format = response_format
 
-
-class WholeResponse(FormattedResponse):
-    """One JSON body at the end."""
-
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
         generation = self._generation
         texts: list[list[str]] = [[] for _ in generation.choices]
         while not generation.is_finished:
             for choice, text in generation.feed(await handle.take(IDLE_S), handle):
                 texts[choice.index].append(text)
-        value = await self._finish(["".join(parts) for parts in texts])
+        value = self._format.whole(generation, ["".join(parts) for parts in texts])
         await send_json(msgspec.json.encode(value), send, send_body)
 
-    async def _finish(self, texts: list[str]) -> dict[str, Any]:
-        """The body, from the texts of the choices."""
-        return self._format.whole(self._generation, texts)
 
+class StreamResponse(GenerationResponse):
+    """Server-sent events, written by `response_format`; all that has come for a stream goes out in one piece."""
 
-class StreamResponse(FormattedResponse):
-    """Server-sent events; all that has come for a stream goes out in one piece."""
+    def __init__(
+        self, link: EngineLink, request_id: str, generation: Generation, response_format: StreamFormat
+    ) -> None:
+        super().__init__(link, request_id, generation)
+        self._format = response_format
 
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
         generation = self._generation
