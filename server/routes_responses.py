@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from remuda.engine.errors import InvalidRequestError
 from remuda.server.errors import ApiError
@@ -12,6 +12,7 @@ from remuda.server.generation import Generation
 from remuda.server.json_body import StrictRoute
 from remuda.server.param_names import renamed
 from remuda.server.prompts import Prompt, encode_chat
+from remuda.server.request_record import RequestRecord
 from remuda.server.response_store import StoredResponse
 from remuda.server.responses_format import ResponsesFormat
 from remuda.server.responses_input import Item, new_id, parse_input, to_messages
@@ -39,10 +40,10 @@ def response_routes(state: ServerState) -> APIRouter:
 
 def _creating(state: ServerState) -> APIRouter:
     router = APIRouter(route_class=StrictRoute)
-    runs = BackgroundRuns()
+    runs = BackgroundRuns(state.link, state.record)
 
     @router.post("/v1/responses", responses=GENERATION_RESPONSES)
-    async def create_response(request: ResponseRequest) -> Response:
+    async def create_response(request: ResponseRequest, http: Request) -> Response:
         """Answer an input, or the next turn of a conversation."""
         state.check_model(request.model)
         tools = request.tool_set()
@@ -61,7 +62,7 @@ def _creating(state: ServerState) -> APIRouter:
         recorder = Recorder(state.response_store if is_stored else None, fmt, items)
         if request.background:
             queued = msgspec.json.encode(fmt.response)
-            await runs.start(state.link, response_id, generation, fmt, recorder)
+            await runs.start(response_id, generation, fmt, recorder, RequestRecord.of_background(http.scope))
             return _json(queued)
         answer = StreamRecorded if request.stream else WholeRecorded
         return answer(state.link, response_id, generation, fmt, recorder)

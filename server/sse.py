@@ -4,7 +4,7 @@ Either way the client's disconnect is listened for all along, and ends the reque
 """
 
 import asyncio
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from remuda.engine.errors import RemudaError
 from remuda.server.errors import ClientGoneError, api_error
 from remuda.server.generation import Choice, Generation
 from remuda.server.link import EngineLink, RequestHandle
+from remuda.server.param_names import renamed
 from remuda.server.request_record import RECORD, SERVER_SEND
 
 # A request that is refused or fails this early gets its own HTTP status; later, an event in the stream.
@@ -55,7 +56,12 @@ class ResponseFormat(StreamFormat, Protocol):
 
 
 class GenerationResponse(Response):
-    """Submits the request when called, and answers it by the subclass's `_answer`."""
+    """Submits the request when called, and answers it by the subclass's `_answer`.
+
+    prompt_field: of the request, where it is not called so; errors about the prompt name it.
+    """
+
+    prompt_field: ClassVar[str] = "prompt"
 
     def __init__(self, link: EngineLink, request_id: str, generation: Generation) -> None:
         super().__init__()
@@ -66,7 +72,8 @@ class GenerationResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Errors from before the first byte are raised, to become a status."""
         prompts = [prompt.token_ids for prompt in self._generation.prompts]
-        handle = self._link.submit(self._request_id, prompts, self._generation.params)
+        with renamed("prompt", self.prompt_field):
+            handle = self._link.submit(self._request_id, prompts, self._generation.params)
         listener = asyncio.create_task(_fail_on_disconnect(receive, handle))
         try:
             # A task of its own is resumed without passing through every frame of the routing, and chunks
