@@ -110,7 +110,7 @@ def test_delete(client: openai.OpenAI, http: httpx2.Client, store: MemoryRespons
     assert (caught.value.param, caught.value.code) == ("previous_response_id", "previous_response_not_found")
 
 
-@pytest.mark.parametrize("response_id", ["resp_0", "x" * 8_000, "%00", "..%2F..", "a%20b", "é"])
+@pytest.mark.parametrize("response_id", ["resp_0", "x" * 4_000, "%00", "..%2F..", "a%20b", "é"])
 def test_unknown_ids(http: httpx2.Client, response_id: str) -> None:
     url = f"/v1/responses/{response_id}"
     answers = [http.get(url), http.delete(url), http.post(f"{url}/cancel"), http.get(f"{url}/input_items")]
