@@ -35,6 +35,8 @@ def _fields(record: RequestRecord) -> dict[str, Any]:
             "finish_reasons": list(record.finish_reasons),
             "abort_reason": record.abort_reason,
         }
+    if record.is_background:
+        fields["background"] = True
     return fields
 
 

@@ -35,12 +35,13 @@ _ROUTES = (
 
 def create_app(state: ServerState, policy: AccessPolicy | None = None) -> ASGIApp:
     """The ASGI application over `state`, for those whom `policy` lets in; without one, for everybody."""
-    app = with_access(BodyLimit(create_api(state), state.max_body_bytes), policy or AccessPolicy())
+    policy = policy or AccessPolicy()
+    app = with_access(BodyLimit(create_api(state, policy), state.max_body_bytes), policy)
     return Recorder(app, state.record)
 
 
-def create_api(state: ServerState) -> FastAPI:
-    """Routes and error bodies, without the limits around them."""
+def create_api(state: ServerState, policy: AccessPolicy) -> FastAPI:
+    """Routes and error bodies, without the limits around them. The schema tells of `policy`."""
     # It would trace by itself where some library of this process has set up OpenTelemetry.
     app = FastAPI(
         title="Remuda",
@@ -53,6 +54,6 @@ def create_api(state: ServerState) -> FastAPI:
     for routes in _ROUTES:
         app.include_router(routes(state))
     app.include_router(docs_routes())
-    serve_schema(app, state.model_names)
+    serve_schema(app, state.model_names, policy)
     install_handlers(app)
     return app

@@ -40,6 +40,10 @@ class ClientGoneError(RemudaError):
     """The client has closed its connection; there is nobody to answer."""
 
 
+class ResponseEndedError(RemudaError):
+    """A client has cancelled or deleted the response that runs in the background."""
+
+
 class RequestTimeoutError(RemudaError):
     """The request took longer than this server lets any request take."""
 
@@ -110,6 +114,8 @@ def abort_reason(error: RemudaError | None) -> str:
     match error:
         case ClientGoneError():
             return "disconnect"
+        case ResponseEndedError():
+            return "cancelled"
         case SlowClientError():
             return "slow_reader"
         case RequestTimeoutError():

@@ -82,8 +82,9 @@ class Generation:
     def feed(self, outputs: Sequence[SequenceOutput], handle: RequestHandle) -> Iterator[tuple[Choice, str]]:
         """Take what the engine sent; yields each choice with its new text, just as it is after that text.
 
-        Raises UnhealthyStateError where the engine ended a sequence by itself.
+        Raises UnhealthyStateError where the engine ended a sequence by itself, once all else is taken.
         """
+        failed: SequenceOutput | None = None
         for output in outputs:
             choice = self.choices[output.index]
             if output.prompt_logprobs is not None:
@@ -92,7 +93,8 @@ class Generation:
                 continue
             reason = output.finish_reason
             if reason == "error":
-                raise UnhealthyStateError(output.error or "the engine could not go on with this request")
+                failed = failed or output
+                continue
             delta = choice.text_stream.push(output.token_ids, reason, output.stop_token)
             choice.num_tokens += delta.token_ids_consumed
             if output.logprobs is not None:
@@ -105,6 +107,8 @@ class Generation:
                 choice.finish_reason = "stop" if delta.stopped else reason
                 self._num_open -= 1
             yield choice, delta.text
+        if failed is not None:
+            raise UnhealthyStateError(failed.error or "the engine could not go on with this request")
 
     def usage(self) -> dict[str, Any]:
         """Token counts; a prompt counts once, however many choices continue it."""

@@ -57,8 +57,9 @@ class ServerMetrics:
         self._output = histogram("request_generation_tokens", "New tokens of a request.", _TOKEN_BOUNDS)
 
     def observe(self, record: RequestRecord) -> None:
-        """Count one request that has ended."""
-        self._requests.labels(record.route, str(record.status)).inc()
+        """Count one request that has ended, or one run in the background, whose request was counted before."""
+        if not record.is_background:
+            self._requests.labels(record.route, str(record.status)).inc()
         if record.meter is None:
             return
         for reason in record.finish_reasons:

@@ -7,7 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -27,7 +27,7 @@ SERVER_SEND: Final = "remuda.send"
 PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 
 # What nginx logs where the client left before the answer.
-_CLIENT_LEFT: Final = 499
+CLIENT_LEFT: Final = 499
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # The address may be what a proxy's header says, and that anything.
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]{1,45}")
@@ -39,7 +39,8 @@ class RequestRecord:
     """One request. Times are of `time.monotonic`; `path` is as it came, still encoded; `route` as it is declared.
 
     `meter` and the numbers of tokens are there for requests that reached the engine. finish_reasons: one of each
-    choice, "abort" for those that did not finish. abort_reason: why they did not.
+    choice, "abort" for those that did not finish. abort_reason: why they did not. is_background: not of an answer
+    but of what went on after it, under the same id.
     """
 
     request_id: str
@@ -49,13 +50,14 @@ class RequestRecord:
     traceparent: str | None
     started: float = field(default_factory=time.monotonic)
     ended: float = 0.0
-    status: int = _CLIENT_LEFT
+    status: int = CLIENT_LEFT
     route: str = "none"
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
     finish_reasons: Sequence[str] = ()
     abort_reason: str | None = None
     meter: TokenMeter | None = None
+    is_background: bool = False
 
     @classmethod
     def of(cls, scope: Scope) -> "RequestRecord":
@@ -71,6 +73,12 @@ class RequestRecord:
             client[0] if client and _ADDRESS.fullmatch(client[0]) else "",
             headers.get("traceparent"),
         )
+
+    @classmethod
+    def of_background(cls, scope: Scope) -> "RequestRecord":
+        """The beginning of the record of what goes on once its request is answered; its status is to be told."""
+        record: RequestRecord = scope[RECORD]
+        return replace(record, route=_route(scope), status=500, is_background=True)
 
     @property
     def total_s(self) -> float:

@@ -1,88 +1,90 @@
 """How `/v1/responses` writes its one choice: the response object, and the events of its stream."""
 
 import time
-from typing import Any, Final
-
-import msgspec
+from collections.abc import Sequence
+from typing import Any
 
 from remuda.engine.errors import InvalidRequestError, QueueFullError, RemudaError
 from remuda.server.generation import Choice, Generation
 from remuda.server.logprobs import chat_logprobs
 from remuda.server.prompts import AnyTokenizer
-from remuda.server.responses_input import new_id
+from remuda.server.responses_items import EventWriter, HeldLogprobs, OutputItems
 from remuda.server.responses_schema import ResponseRequest
-
-_DELTA: Final = "response.output_text.delta"
+from remuda.server.responses_tools import echoed_choice, echoed_format, echoed_tools
+from remuda.server.tool_calls import CallArguments, CallStart, TextPiece, ToolEvent
+from remuda.server.tool_parsers import ToolCallParser
 
 
 class ResponsesFormat:
-    """The `ResponseFormat` of responses. `response` is the response object as it stands."""
+    """The `StreamFormat` of responses. `response` is the response object as it stands.
+
+    An answer that is not streamed is written the same way, and its events are thrown away.
+    """
 
     def __init__(
-        self, response_id: str, request: ResponseRequest, tokenizer: AnyTokenizer, *, is_stored: bool
+        self,
+        response_id: str,
+        request: ResponseRequest,
+        tokenizer: AnyTokenizer,
+        parser: ToolCallParser | None = None,
+        *,
+        is_stored: bool,
     ) -> None:
+        """parser: finds calls in the answer; without one there are none."""
         self._request = request
         self._tokenizer = tokenizer
+        self._parser = parser
         self._settings = _settings(request, is_stored=is_stored)
         self._head = {"id": response_id, "object": "response", "created_at": int(time.time())}
         self.response = self._describe("queued" if request.background else "in_progress")
-        self._place: Final = {"item_id": new_id("msg"), "output_index": 0, "content_index": 0}
-        self._texts: list[str] = []
-        self._logprobs: list[dict[str, Any]] = []
-        self._num_events = 0
-        # Most events of a stream differ in two places alone.
-        opened = msgspec.json.encode({"type": _DELTA, **self._place, "logprobs": []})[:-1]
-        self._before_delta = f"event: {_DELTA}\ndata: ".encode() + opened + b',"delta":'
-        self._encode = msgspec.json.Encoder().encode
+        self._events = EventWriter()
+        self._output = OutputItems(self._events)
+        self._held_logprobs = HeldLogprobs()
 
     def beginning(self) -> bytes:
         """The events before anything is generated."""
-        return self._event("response.created", response=self.response) + self._event(
+        return self._events.write("response.created", response=self.response) + self._events.write(
             "response.in_progress", response=self.response
         )
 
     def opening(self, choice: Choice, generation: Generation) -> bytes:
-        """The item and its one part."""
-        item = self._message("in_progress", [])
-        return self._event("response.output_item.added", output_index=0, item=item) + self._event(
-            "response.content_part.added", **self._place, part=_output_text("", [])
-        )
+        """Nothing: an item begins once it is known whether it is a message or a call."""
+        return b""
 
     def delta(self, choice: Choice, text: str) -> bytes:
-        """New text, with the log-probabilities that have gathered."""
-        self._texts.append(text)
+        """What new text brought, with the log-probabilities that have gathered."""
         logprobs = self._take_logprobs(choice)
+        if self._parser is None:
+            return self._output.add_text(text, logprobs)
         if logprobs:
-            return self._event(_DELTA, **self._place, delta=text, logprobs=_without_bytes(logprobs))
-        return self._before_delta + self._encode(text) + b',"sequence_number":%d}\n\n' % self._next_number()
+            self._held_logprobs.hold(len(text), logprobs)
+        return self._write(self._parser.push(text))
 
     def finish(self, choice: Choice) -> bytes:
-        """The ends of text, part and item."""
-        self._end("".join(self._texts), choice)
-        (item,) = self.response["output"]
-        (part,) = item["content"]
-        return (
-            self._event(
-                "response.output_text.done",
-                **self._place,
-                text=part["text"],
-                logprobs=_without_bytes(part["logprobs"]),
-            )
-            + self._event("response.content_part.done", **self._place, part=part)
-            + self._event("response.output_item.done", output_index=0, item=item)
-        )
+        """What was held back, then the end of the last item."""
+        is_cut = choice.finish_reason == "length"
+        held = b"" if self._parser is None else self._write(self._parser.finish())
+        left = self._held_logprobs.clear()
+        if not self._output.items or (left and not self._output.is_in_call):
+            held += self._output.add_text("", left)
+        held += self._output.close("incomplete" if is_cut and not self._is_behind_call() else "completed")
+        self._end("incomplete" if is_cut else "completed")
+        return held
 
     def closing(self, usage: dict[str, Any]) -> bytes:
         """The whole response."""
-        self.response["usage"] = _usage(usage)
-        return self._event(f"response.{self.response['status']}", response=self.response)
+        response = self.whole(usage)
+        return self._events.write(f"response.{response['status']}", response=response)
 
-    def whole(self, generation: Generation, texts: list[str]) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
-        (choice,), (text,) = generation.choices, texts
-        self._take_logprobs(choice)
-        self._end(text, choice)
-        self.response["usage"] = _usage(generation.usage())
+    def add(self, choice: Choice, text: str) -> None:
+        """Take new text of an answer that is not streamed, and its end."""
+        self.delta(choice, text)
+        if choice.finish_reason is not None:
+            self.finish(choice)
+
+    def whole(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """The body of an answer that has been added."""
+        self.response["usage"] = _usage(usage)
         return self.response
 
     def start(self) -> None:
@@ -96,7 +98,31 @@ class ResponsesFormat:
     def fail(self, error: RemudaError) -> bytes:
         """The response has ended with an error; the event that says so."""
         self.response = {**self._describe("failed"), "error": {"code": _error_code(error), "message": str(error)}}
-        return self._event("response.failed", response=self.response)
+        return self._events.write("response.failed", response=self.response)
+
+    def _write(self, found: Sequence[ToolEvent]) -> bytes:
+        """What the parser found. Calls have no log-probabilities."""
+        written = []
+        for one in found:
+            match one:
+                case TextPiece():
+                    logprobs = self._held_logprobs.take(len(one.text), is_behind_call=self._output.is_in_call)
+                    written.append(self._output.add_text(one.text, logprobs))
+                case CallStart():
+                    self._held_logprobs.clear()
+                    written.append(self._output.start_call(one.name))
+                case CallArguments():
+                    self._held_logprobs.clear()
+                    written.append(self._output.add_arguments(one.text))
+        return b"".join(written)
+
+    def _is_behind_call(self) -> bool:
+        """The open item is a call whose object has ended, so that a cut does not concern it."""
+        return (
+            self._output.is_in_call
+            and self._parser is not None
+            and (self._parser.num_calls >= self._output.num_calls)
+        )
 
     def _describe(self, status: str) -> dict[str, Any]:
         nothing: dict[str, Any] = {
@@ -108,24 +134,14 @@ class ResponsesFormat:
         }
         return {**self._head, "status": status, **self._settings, **nothing}
 
-    def _end(self, text: str, choice: Choice) -> None:
+    def _end(self, status: str) -> None:
         """Put the answer into the response."""
-        status = "incomplete" if choice.finish_reason == "length" else "completed"
         self.response = self._describe(status)
-        self.response["output"] = [self._message(status, [_output_text(text, self._logprobs)])]
+        self.response["output"] = self._output.items
         if status == "completed":
             self.response["completed_at"] = int(time.time())
         else:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
-
-    def _message(self, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
-        return {
-            "id": self._place["item_id"],
-            "type": "message",
-            "role": "assistant",
-            "status": status,
-            "content": content,
-        }
 
     def _take_logprobs(self, choice: Choice) -> list[dict[str, Any]]:
         if not choice.logprobs:
@@ -133,16 +149,7 @@ class ResponsesFormat:
         num_top = self._request.top_logprobs or 0
         entries: list[dict[str, Any]] = chat_logprobs(choice.logprobs, num_top, self._tokenizer)["content"]
         choice.logprobs = []
-        self._logprobs += entries
         return entries
-
-    def _event(self, kind: str, **fields: Any) -> bytes:
-        data = msgspec.json.encode({"type": kind, **fields, "sequence_number": self._next_number()})
-        return f"event: {kind}\ndata: ".encode() + data + b"\n\n"
-
-    def _next_number(self) -> int:
-        self._num_events += 1
-        return self._num_events - 1
 
 
 def _settings(request: ResponseRequest, *, is_stored: bool) -> dict[str, Any]:
@@ -162,28 +169,14 @@ def _settings(request: ResponseRequest, *, is_stored: bool) -> dict[str, Any]:
         "service_tier": "default",
         "store": is_stored,
         "temperature": 1.0 if request.temperature is None else request.temperature,
-        "text": {"format": {"type": "text"}, "verbosity": "medium"},
-        "tool_choice": request.tool_choice or "auto",
-        "tools": request.tools or [],
+        "text": {"format": echoed_format(request.text_format), "verbosity": "medium"},
+        "tool_choice": echoed_choice(request.tool_choice),
+        "tools": echoed_tools(request.tools),
         "top_logprobs": request.top_logprobs or 0,
         "top_p": 1.0 if request.top_p is None else request.top_p,
         "truncation": request.truncation or "disabled",
         "user": request.user,
     }
-
-
-def _output_text(text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
-
-
-def _without_bytes(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As OpenAI's events have them; the bytes of tokens are in the item."""
-    keys = ("token", "logprob")
-    return [
-        {key: entry[key] for key in keys}
-        | {"top_logprobs": [{key: top[key] for key in keys} for top in entry["top_logprobs"]]}
-        for entry in logprobs
-    ]
 
 
 def _usage(usage: dict[str, Any]) -> dict[str, Any]:

@@ -2,27 +2,29 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Final
 
 import msgspec
 from starlette.types import Send
 
 from remuda.engine.errors import RemudaError
-from remuda.server.errors import ClientGoneError, ServerUnavailableError
+from remuda.server.errors import ClientGoneError, ResponseEndedError, ServerUnavailableError, api_error
 from remuda.server.generation import Generation
 from remuda.server.link import EngineLink, RequestHandle
+from remuda.server.param_names import renamed
+from remuda.server.request_record import CLIENT_LEFT, RequestRecord
 from remuda.server.response_store import ResponseStore, StoredResponse
 from remuda.server.responses_format import ResponsesFormat
 from remuda.server.responses_input import Item
-from remuda.server.sse import IDLE_S, StreamResponse, WholeResponse
+from remuda.server.sse import IDLE_S, GenerationResponse, StreamResponse, send_json
 
 logger = logging.getLogger(__name__)
 
-
-class ResponseEndedError(RemudaError):
-    """Someone has cancelled or deleted the response that runs here."""
+# The field that the prompt comes from.
+INPUT: Final = "input"
 
 
 class Recorder:
@@ -101,27 +103,33 @@ def _tolerating_loss() -> Iterator[None]:
         logger.warning("a response is not kept as it ended: %s", error)
 
 
-class WholeRecorded(WholeResponse):
+class WholeRecorded(GenerationResponse):
     """One JSON body at the end, which is stored before it is sent."""
+
+    prompt_field = INPUT
 
     def __init__(
         self, link: EngineLink, request_id: str, generation: Generation, fmt: ResponsesFormat, recorder: Recorder
     ) -> None:
-        super().__init__(link, request_id, generation, fmt)
+        super().__init__(link, request_id, generation)
+        self._format = fmt
         self._recorder = recorder
 
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
+        generation = self._generation
         async with self._recorder.recording():
-            await super()._answer(handle, send, send_body)
-
-    async def _finish(self, texts: list[str]) -> dict[str, Any]:
-        body = await super()._finish(texts)
-        await self._recorder.save()
-        return body
+            while not generation.is_finished:
+                for choice, text in generation.feed(await handle.take(IDLE_S), handle):
+                    self._format.add(choice, text)
+            value = self._format.whole(generation.usage())
+            await self._recorder.save()
+            await send_json(msgspec.json.encode(value), send, send_body)
 
 
 class StreamRecorded(StreamResponse):
     """Server-sent events; the response is stored before its last event is sent."""
+
+    prompt_field = INPUT
 
     def __init__(
         self, link: EngineLink, request_id: str, generation: Generation, fmt: ResponsesFormat, recorder: Recorder
@@ -149,22 +157,34 @@ class StreamRecorded(StreamResponse):
 
 
 class BackgroundRuns:
-    """Responses that nobody waits for. Each ends in the store: with an answer, cancelled, or failed."""
+    """Responses that nobody waits for. Each ends in the store: with an answer, cancelled, or failed.
 
-    def __init__(self) -> None:
+    `sink` gets the record of each once it has ended.
+    """
+
+    def __init__(self, link: EngineLink, sink: Callable[[RequestRecord], None]) -> None:
+        self._link = link
+        self._sink = sink
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(
-        self, link: EngineLink, request_id: str, generation: Generation, fmt: ResponsesFormat, recorder: Recorder
+        self,
+        request_id: str,
+        generation: Generation,
+        fmt: ResponsesFormat,
+        recorder: Recorder,
+        record: RequestRecord,
     ) -> None:
         """Raises what keeps the response from being queued and stored."""
-        handle = link.submit(request_id, [prompt.token_ids for prompt in generation.prompts], generation.params)
+        prompts = [prompt.token_ids for prompt in generation.prompts]
+        with renamed("prompt", INPUT):
+            handle = self._link.submit(request_id, prompts, generation.params)
         try:
             await recorder.create(handle)
         except RemudaError:
             handle.close()
             raise
-        task = asyncio.create_task(_run(handle, generation, fmt, recorder))
+        task = asyncio.create_task(self._run(handle, generation, fmt, recorder, record))
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
 
@@ -173,18 +193,43 @@ class BackgroundRuns:
         if not task.cancelled() and task.exception() is not None:
             logger.error("a response in the background met a bug", exc_info=task.exception())
 
-
-async def _run(handle: RequestHandle, generation: Generation, fmt: ResponsesFormat, recorder: Recorder) -> None:
-    texts: list[str] = []
-    async with recorder.settling():
+    async def _run(
+        self,
+        handle: RequestHandle,
+        generation: Generation,
+        fmt: ResponsesFormat,
+        recorder: Recorder,
+        record: RequestRecord,
+    ) -> None:
         try:
-            while not generation.is_finished:
-                outputs = await handle.take(IDLE_S)
-                if fmt.response["status"] == "queued":
-                    fmt.start()
-                    await recorder.save()
-                texts += [text for _, text in generation.feed(outputs, handle)]
+            async with recorder.settling():
+                await _generate(handle, generation, fmt, recorder, record)
+                fmt.whole(generation.usage())
+                await recorder.save()
+                record.status = 200
         finally:
-            handle.close()
-        fmt.whole(generation, ["".join(texts)])
-        await recorder.save()
+            record.ended = time.monotonic()
+            self._sink(record)
+
+
+async def _generate(
+    handle: RequestHandle, generation: Generation, fmt: ResponsesFormat, recorder: Recorder, record: RequestRecord
+) -> None:
+    try:
+        while not generation.is_finished:
+            outputs = await handle.take(IDLE_S)
+            if fmt.response["status"] == "queued":
+                fmt.start()
+                await recorder.save()
+            for choice, text in generation.feed(outputs, handle):
+                fmt.add(choice, text)
+    except ResponseEndedError:
+        record.status = CLIENT_LEFT
+        raise
+    except RemudaError as error:
+        record.status = api_error(error).status_code
+        raise
+    finally:
+        # Before the end is stored, of which the handle hears too.
+        record.note(generation, handle)
+        handle.close()

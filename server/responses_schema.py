@@ -5,10 +5,15 @@ from typing import Any, ClassVar, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from remuda.engine.errors import InvalidRequestError
+from remuda.engine.grammar import Grammar
 from remuda.engine.sampling_params import MAX_LOGPROBS, MAX_NEW_TOKENS, SamplingParams
 from remuda.server.param_names import renamed
 from remuda.server.responses_input_schema import INPUT_SCHEMA
+from remuda.server.responses_tools import parse_response_tools, text_grammar
 from remuda.server.schemas import GenerationRequest
+from remuda.server.structured import requested_grammar
+from remuda.server.tool_parsers import CALL_FORMATS, DEFAULT_PARSER, CallFormat
+from remuda.server.tools import ToolSet
 
 # Without effect on the answer.
 _HARMLESS: Final = frozenset({"prompt_cache_options"})
@@ -44,7 +49,8 @@ class TextConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    format: dict[str, Any] | None = None
+    # Taken apart by responses_tools.py.
+    format: SkipValidation[dict[str, Any] | None] = None
     verbosity: Literal["medium"] | None = None
 
 
@@ -90,8 +96,9 @@ class ResponseRequest(GenerationRequest):
     top_logprobs: int | None = Field(None, json_schema_extra={"minimum": 0, "maximum": MAX_LOGPROBS})
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    # Taken apart by responses_tools.py.
+    tools: SkipValidation[list[dict[str, Any]] | None] = None
+    tool_choice: SkipValidation[str | dict[str, Any] | None] = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: int | None = None
     truncation: Literal["auto", "disabled"] | None = Field(
@@ -106,11 +113,21 @@ class ResponseRequest(GenerationRequest):
     prompt_logprobs: None = Field(None, description="Of completions and chat completions alone.")
     return_token_ids: None = Field(None, description="Of completions and chat completions alone.")
     max_tokens: None = Field(None, description="Called max_output_tokens here.")
+    response_format: None = Field(None, description="Called text.format here.")
 
     @property
     def has_logprobs(self) -> bool:
         """Log-probabilities are asked for."""
         return _LOGPROBS in (self.include or ())
+
+    @property
+    def text_format(self) -> dict[str, Any] | None:
+        """The shape that the text is to have."""
+        return None if self.text is None else self.text.format
+
+    def tool_set(self) -> ToolSet | None:
+        """The tools that may be called. Raises InvalidRequestError."""
+        return parse_response_tools(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     def check_fields(self) -> None:
         """Raise InvalidRequestError for a field that would change the answer and is not served."""
@@ -126,17 +143,33 @@ class ResponseRequest(GenerationRequest):
         self._check_stream_options()
         self._check_background()
         self._check_metadata()
-        _refuse_structure(self)
 
-    def to_params(self) -> SamplingParams:
-        """The engine's parameters. Raises InvalidRequestError for what cannot be honoured."""
+    def to_params(
+        self, tools: ToolSet | None = None, call_format: CallFormat = CALL_FORMATS[DEFAULT_PARSER]
+    ) -> SamplingParams:
+        """The engine's parameters. Raises InvalidRequestError for what cannot be honoured.
+
+        tools, call_format: which calls must be made, and how they are written.
+        """
         self.check_fields()
         if self.max_output_tokens is not None and self.max_output_tokens < 1:
             message = f"max_output_tokens must be at least 1, not {self.max_output_tokens}"
             raise InvalidRequestError(message[:200], param="max_output_tokens")
         max_tokens = self.DEFAULT_MAX_TOKENS if self.max_output_tokens is None else self.max_output_tokens
+        answer = self._grammar()
         with renamed("max_tokens", "max_output_tokens"):
-            return self.sampling_params(max_tokens=max_tokens, logprobs=self._num_logprobs())
+            return self.sampling_params(
+                max_tokens=max_tokens,
+                logprobs=self._num_logprobs(),
+                grammar=answer if tools is None else tools.grammar(call_format, answer),
+            )
+
+    def _grammar(self) -> Grammar | None:
+        """The shape of the text, by OpenAI's field or one of vLLM's."""
+        grammar, other = text_grammar(self.text_format), requested_grammar(vars(self))
+        if grammar is not None and other is not None:
+            raise InvalidRequestError(f"{other.param} cannot be combined with text.format", param=other.param)
+        return grammar or other
 
     def _num_logprobs(self) -> int | None:
         num_top = self.top_logprobs or 0
@@ -178,14 +211,3 @@ class ResponseRequest(GenerationRequest):
                     f"{_MAX_METADATA_VALUE_CHARS}; at {key[:_MAX_METADATA_KEY_CHARS]!r} there are more",
                     param="metadata",
                 )
-
-
-def _refuse_structure(request: ResponseRequest) -> None:
-    """The place for tools and structured output, which the chat endpoint's modules are to serve here too."""
-    text_format = None if request.text is None else request.text.format
-    if text_format not in (None, {"type": "text"}):
-        raise InvalidRequestError("text.format: only text is supported by this server", param="text.format")
-    if request.tools:
-        raise InvalidRequestError("tools is not supported by this server", param="tools")
-    if request.tool_choice not in (None, "none", "auto"):
-        raise InvalidRequestError("tool_choice is not supported by this server", param="tool_choice")

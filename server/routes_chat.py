@@ -13,7 +13,7 @@ from remuda.server.schemas import GENERATION_RESPONSES, ChatCompletionRequest
 from remuda.server.sse import StreamResponse, WholeResponse
 from remuda.server.state import ServerState
 from remuda.server.tool_format import ToolChatFormat
-from remuda.server.tool_parsers import CALL_FORMATS, DEFAULT_PARSER
+from remuda.server.tool_parsers import CALL_FORMATS
 
 
 def chat_routes(state: ServerState) -> APIRouter:
@@ -25,10 +25,8 @@ def chat_routes(state: ServerState) -> APIRouter:
         """Answer a conversation."""
         state.check_model(request.model)
         tools = request.tool_set()
-        # Calls that are enforced are found whether or not the model's own are looked for.
-        is_forced = tools is not None and tools.mode == "required"
-        parser = DEFAULT_PARSER if is_forced and state.tool_call_parser == "none" else state.tool_call_parser
-        params = request.to_params(tools, CALL_FORMATS.get(parser, CALL_FORMATS[DEFAULT_PARSER]))
+        parser = state.call_parser(tools)
+        params = request.to_params() if parser is None else request.to_params(tools, CALL_FORMATS[parser])
         template = state.require_chat_template()
         params.check_vocabulary(state.ready_engine().vocab_size)
         await state.grammars.check(params.grammar)
@@ -41,7 +39,7 @@ def chat_routes(state: ServerState) -> APIRouter:
         described = (
             response_id, int(time.time()), request, params.n, state.tokenizer, state.system_fingerprint,
         )  # fmt: skip
-        if tools is None or parser == "none":
+        if tools is None or parser is None:
             response_format = ChatFormat(*described)
         else:
             response_format = ToolChatFormat(*described, tools=tools, parser=parser)

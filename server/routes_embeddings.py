@@ -99,6 +99,8 @@ def embedding_routes(state: ServerState) -> APIRouter:
 class _EmbeddingResponse(GenerationResponse):
     """One JSON body, once every prompt is read."""
 
+    prompt_field = "input"
+
     def __init__(
         self, state: ServerState, request_id: str, generation: Generation, request: EmbeddingRequest
     ) -> None:
@@ -107,11 +109,16 @@ class _EmbeddingResponse(GenerationResponse):
 
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
         vectors: dict[int, bytes] = {}
-        while len(vectors) < len(self._generation.prompts):
-            for output in await handle.take(IDLE_S):
-                if output.embedding is None:
-                    raise UnhealthyStateError(output.error or "the engine gave no vector for an input")
-                vectors[output.index] = output.embedding
+        while not self._generation.is_finished:
+            outputs = await handle.take(IDLE_S)
+            for output in outputs:
+                if output.embedding is not None:
+                    vectors[output.index] = output.embedding
+                    # It is whole: without tokens to come, the engine calls it cut by length.
+                    output.finish_reason = "stop"
+            for choice, _ in self._generation.feed(outputs, handle):
+                if choice.index not in vectors:
+                    raise UnhealthyStateError("the engine gave no vector for an input")
         if sum(map(len, vectors.values())) > _OFF_LOOP_BYTES:
             body = await off_loop(lambda: self._body(vectors))
         else:

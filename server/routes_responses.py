@@ -1,9 +1,10 @@
 """`/v1/responses`: OpenAI's Responses API over the same path from text to tokens as chat completions."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from remuda.engine.errors import InvalidRequestError
 from remuda.server.errors import ApiError
@@ -11,6 +12,7 @@ from remuda.server.generation import Generation
 from remuda.server.json_body import StrictRoute
 from remuda.server.param_names import renamed
 from remuda.server.prompts import Prompt, encode_chat
+from remuda.server.request_record import RequestRecord
 from remuda.server.response_store import StoredResponse
 from remuda.server.responses_format import ResponsesFormat
 from remuda.server.responses_input import Item, new_id, parse_input, to_messages
@@ -18,6 +20,9 @@ from remuda.server.responses_run import BackgroundRuns, Recorder, StreamRecorded
 from remuda.server.responses_schema import ResponseRequest
 from remuda.server.schemas import GENERATION_RESPONSES
 from remuda.server.state import ServerState
+from remuda.server.tool_format import make_parser
+from remuda.server.tool_parsers import CALL_FORMATS
+from remuda.server.tools import FunctionTool
 
 _STORED_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     400: {"description": "The request cannot be honoured; `error.param` names the field."},
@@ -35,25 +40,29 @@ def response_routes(state: ServerState) -> APIRouter:
 
 def _creating(state: ServerState) -> APIRouter:
     router = APIRouter(route_class=StrictRoute)
-    runs = BackgroundRuns()
+    runs = BackgroundRuns(state.link, state.record)
 
     @router.post("/v1/responses", responses=GENERATION_RESPONSES)
-    async def create_response(request: ResponseRequest) -> Response:
+    async def create_response(request: ResponseRequest, http: Request) -> Response:
         """Answer an input, or the next turn of a conversation."""
         state.check_model(request.model)
-        params = request.to_params()
+        tools = request.tool_set()
+        parser = state.call_parser(tools)
+        params = request.to_params() if parser is None else request.to_params(tools, CALL_FORMATS[parser])
         is_stored = _is_stored(request, state)
         items = parse_input(request.input)
         params.check_vocabulary(state.ready_engine().vocab_size)
-        prompt = await _encode(request, items, state)
+        await state.grammars.check(params.grammar)
+        prompt = await _encode(request, items, () if tools is None else tools.offered, state)
 
         generation = Generation([prompt], params, state.tokenizer)
         response_id = new_id("resp")
-        fmt = ResponsesFormat(response_id, request, state.tokenizer, is_stored=is_stored)
+        finder = None if tools is None or parser is None else make_parser(parser, tools)
+        fmt = ResponsesFormat(response_id, request, state.tokenizer, finder, is_stored=is_stored)
         recorder = Recorder(state.response_store if is_stored else None, fmt, items)
         if request.background:
             queued = msgspec.json.encode(fmt.response)
-            await runs.start(state.link, response_id, generation, fmt, recorder)
+            await runs.start(response_id, generation, fmt, recorder, RequestRecord.of_background(http.scope))
             return _json(queued)
         answer = StreamRecorded if request.stream else WholeRecorded
         return answer(state.link, response_id, generation, fmt, recorder)
@@ -125,12 +134,15 @@ def _is_stored(request: ResponseRequest, state: ServerState) -> bool:
     return False
 
 
-async def _encode(request: ResponseRequest, items: list[Item], state: ServerState) -> Prompt:
+async def _encode(
+    request: ResponseRequest, items: list[Item], tools: Sequence[FunctionTool], state: ServerState
+) -> Prompt:
     """The prompt of the whole conversation."""
     earlier = await _earlier_items(request.previous_response_id, state)
     with renamed("messages", "input"):
         template = state.require_chat_template()
-        return await encode_chat(to_messages(request.instructions, earlier + items), template, state.tokenizer)
+        messages = to_messages(request.instructions, earlier + items)
+        return await encode_chat(messages, template, state.tokenizer, tools=tools)
 
 
 async def _earlier_items(previous_id: str | None, state: ServerState) -> list[Item]:

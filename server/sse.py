@@ -4,7 +4,7 @@ Either way the client's disconnect is listened for all along, and ends the reque
 """
 
 import asyncio
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 from starlette.responses import Response
@@ -14,6 +14,7 @@ from remuda.engine.errors import RemudaError
 from remuda.server.errors import ClientGoneError, api_error
 from remuda.server.generation import Choice, Generation
 from remuda.server.link import EngineLink, RequestHandle
+from remuda.server.param_names import renamed
 from remuda.server.request_record import RECORD, SERVER_SEND
 
 # A request that is refused or fails this early gets its own HTTP status; later, an event in the stream.
@@ -31,8 +32,8 @@ _SSE_HEADERS: Final = [
 ]
 
 
-class ResponseFormat(Protocol):
-    """How one endpoint writes choices. The event methods return whole SSE events, or nothing."""
+class StreamFormat(Protocol):
+    """How one endpoint writes choices as events. The methods return whole SSE events, or nothing."""
 
     def opening(self, choice: Choice, generation: Generation) -> bytes:
         """The event before a choice's first text."""
@@ -46,12 +47,21 @@ class ResponseFormat(Protocol):
     def closing(self, usage: dict[str, Any]) -> bytes:
         """The event after all choices."""
 
+
+class ResponseFormat(StreamFormat, Protocol):
+    """How one endpoint writes choices, as events or whole."""
+
     def whole(self, generation: Generation, texts: list[str]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
 
 
 class GenerationResponse(Response):
-    """Submits the request when called, and answers it by the subclass's `_answer`."""
+    """Submits the request when called, and answers it by the subclass's `_answer`.
+
+    prompt_field: of the request, where it is not called so; errors about the prompt name it.
+    """
+
+    prompt_field: ClassVar[str] = "prompt"
 
     def __init__(self, link: EngineLink, request_id: str, generation: Generation) -> None:
         super().__init__()
@@ -62,7 +72,8 @@ class GenerationResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Errors from before the first byte are raised, to become a status."""
         prompts = [prompt.token_ids for prompt in self._generation.prompts]
-        handle = self._link.submit(self._request_id, prompts, self._generation.params)
+        with renamed("prompt", self.prompt_field):
+            handle = self._link.submit(self._request_id, prompts, self._generation.params)
         listener = asyncio.create_task(_fail_on_disconnect(receive, handle))
         try:
             # A task of its own is resumed without passing through every frame of the routing, and chunks
@@ -80,8 +91,8 @@ class GenerationResponse(Response):
         raise NotImplementedError
 
 
-class FormattedResponse(GenerationResponse):
-    """Its choices are written by `response_format`."""
+class WholeResponse(GenerationResponse):
+    """One JSON body at the end, written by `response_format`."""
 
     def __init__(
         self, link: EngineLink, request_id: str, generation: Generation, response_format: ResponseFormat
@@ -89,47 +100,50 @@ class FormattedResponse(GenerationResponse):
         super().__init__(link, request_id, generation)
         self._format = response_format
 
-
-class WholeResponse(FormattedResponse):
-    """One JSON body at the end."""
-
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
         generation = self._generation
         texts: list[list[str]] = [[] for _ in generation.choices]
         while not generation.is_finished:
             for choice, text in generation.feed(await handle.take(IDLE_S), handle):
                 texts[choice.index].append(text)
-        value = await self._finish(["".join(parts) for parts in texts])
+        value = self._format.whole(generation, ["".join(parts) for parts in texts])
         await send_json(msgspec.json.encode(value), send, send_body)
 
-    async def _finish(self, texts: list[str]) -> dict[str, Any]:
-        """The body, from the texts of the choices."""
-        return self._format.whole(self._generation, texts)
 
+class StreamResponse(GenerationResponse):
+    """Server-sent events, written by `response_format`; all that has come for a stream goes out in one piece."""
 
-class StreamResponse(FormattedResponse):
-    """Server-sent events; all that has come for a stream goes out in one piece."""
+    def __init__(
+        self, link: EngineLink, request_id: str, generation: Generation, response_format: StreamFormat
+    ) -> None:
+        super().__init__(link, request_id, generation)
+        self._format = response_format
 
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
         generation = self._generation
         outputs = await handle.take(_HEADERS_WITHIN_S)
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-        body = self._beginning()
+        pending = [self._beginning()]
         try:
             while True:
-                body += self._events(handle, outputs) if outputs else _PING
+                if outputs:
+                    self._add_events(handle, outputs, pending)
+                else:
+                    pending.append(_PING)
                 if generation.is_finished:
                     break
+                body = b"".join(pending)
+                pending.clear()
                 if body:
                     await send_body({"type": "http.response.body", "body": body, "more_body": True})
-                    body = b""
                 outputs = await handle.take(_PING_AFTER_S)
-            body += await self._ending()
+            pending.append(await self._ending())
         except ClientGoneError:
             raise
         except RemudaError as error:
-            body += await self._failing(error)
-        await send_body({"type": "http.response.body", "body": body})
+            # After the text that came together with it.
+            pending.append(await self._failing(error))
+        await send_body({"type": "http.response.body", "body": b"".join(pending)})
 
     def _beginning(self) -> bytes:
         """What is sent before anything is generated."""
@@ -143,9 +157,9 @@ class StreamResponse(FormattedResponse):
         """A clean end would pass for a complete answer: the stream ends with the error and no [DONE]."""
         return event(api_error(error).body)
 
-    def _events(self, handle: RequestHandle, outputs: list[Any]) -> bytes:
+    def _add_events(self, handle: RequestHandle, outputs: list[Any], events: list[bytes]) -> None:
+        """What the outputs bring, up to an error among them."""
         generation, fmt = self._generation, self._format
-        events = []
         for choice, text in generation.feed(outputs, handle):
             if not choice.is_open:
                 choice.is_open = True
@@ -156,7 +170,6 @@ class StreamResponse(FormattedResponse):
                 events.append(fmt.delta(choice, text))
             if is_finished:
                 events.append(fmt.finish(choice))
-        return events[0] if len(events) == 1 else b"".join(events)
 
 
 async def send_json(body: bytes, send: Send, send_body: Send) -> None:

@@ -20,6 +20,7 @@ from remuda.server.request_record import RequestRecord
 from remuda.server.response_store import MemoryResponseStore, ResponseStore
 from remuda.server.restart_budget import Restarts
 from remuda.server.tool_parsers import DEFAULT_PARSER
+from remuda.server.tools import ToolSet
 
 DEFAULT_MAX_BODY_BYTES = 8 * 2**20
 _VERSION: Final = version("remuda")
@@ -79,6 +80,14 @@ class ServerState:
         info = self.ready_engine()
         parts = (info.weights_fingerprint, _VERSION, info.device, info.backend, info.dtype, info.state_dtype)
         return f"fp_{hashlib.blake2b(' '.join(parts).encode(), digest_size=6).hexdigest()}"
+
+    def call_parser(self, tools: ToolSet | None) -> str | None:
+        """A key of CALL_FORMATS, None where no calls are looked for. Those that are enforced always are."""
+        if tools is None:
+            return None
+        if self.tool_call_parser != "none":
+            return self.tool_call_parser
+        return DEFAULT_PARSER if tools.mode == "required" else None
 
     def record(self, record: RequestRecord) -> None:
         """Count a request that has ended, and tell whoever else wants to know."""

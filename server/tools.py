@@ -106,8 +106,9 @@ def _functions(tools: object) -> list[FunctionTool]:
 
 
 def _function(place: str, tool: object) -> FunctionTool:
-    if not isinstance(tool, dict) or tool.get("type") != "function":
-        raise _error("tools", f"{place} must be a function; other types are not supported")
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if not isinstance(tool, dict) or kind != "function":
+        raise _error("tools", f"{place}: the type {str(kind)[:60]!r} is not supported, only function")
     function = tool if "name" in tool else tool.get("function")
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not _NAME.fullmatch(name):

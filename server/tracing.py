@@ -88,6 +88,8 @@ def _of_http(record: RequestRecord) -> dict[str, Any]:
         "client.address": record.client,
         "remuda.request_id": record.request_id,
     }
+    if record.is_background:
+        attributes["remuda.background"] = True
     if record.abort_reason is not None:
         attributes["error.type"] = record.abort_reason
     elif record.status >= 500:

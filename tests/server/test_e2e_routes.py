@@ -1,11 +1,13 @@
 """Responses, embeddings and tokens from the real server on the demo model, through the official client."""
 
+import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import httpx2
 import numpy as np
 import openai
+import pydantic
 import pytest
 
 from tests.server.conftest import ServerProcess
@@ -62,6 +64,46 @@ def test_a_conversation_is_the_one_that_is_written_out(client: openai.OpenAI) ->
     ]
     assert respond(client, input=written, store=False).output_text == second.output_text
     assert second.usage.input_tokens > first.usage.input_tokens
+
+
+class Pet(pydantic.BaseModel):
+    """What a small model, left alone, would not write."""
+
+    name: Annotated[str, pydantic.Field(max_length=12)]
+    kind: Literal["cat", "dog"]
+    age: Annotated[int, pydantic.Field(ge=0, le=30)]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shape_is_enforced(client: openai.OpenAI, seed: int, is_stream: bool) -> None:
+    fields: dict[str, Any] = {"text_format": Pet, "temperature": 1.5, "extra_body": {"seed": seed}}
+    fields |= {"model": "demo", "input": QUESTION, "max_output_tokens": 300}
+    if is_stream:
+        with client.responses.stream(**fields) as stream:
+            answer = stream.get_final_response()
+    else:
+        answer = client.responses.parse(**fields)
+    assert answer.status == "completed"
+    assert isinstance(answer.output_parsed, Pet)
+
+
+def test_a_tool_is_called_and_answers(client: openai.OpenAI) -> None:
+    tools = [openai.pydantic_function_tool(Pet, name="adopt")]
+    fields: dict[str, Any] = {"tools": tools, "tool_choice": "required", "parallel_tool_calls": False}
+    with client.responses.stream(model="demo", input=QUESTION, extra_body={"seed": 1}, **fields) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]
+        first = stream.get_final_response()
+    (call,) = first.output
+    assert call.type == "function_call"
+    assert isinstance(call.parsed_arguments, Pet)
+    assert "".join(deltas) == call.arguments
+    assert Pet(**json.loads(call.arguments)) == call.parsed_arguments
+    outputs: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": "done"}]
+    again: Any = [tool.model_dump(exclude_none=True) for tool in first.tools]
+    second = respond(client, input=outputs, previous_response_id=first.id, tools=again)
+    assert second.output[0].type == "message"
+    assert second.usage.input_tokens > first.usage.input_tokens  # type: ignore[union-attr]
 
 
 def test_cancelling_in_the_background_frees_the_slot(client: openai.OpenAI, http: httpx2.Client) -> None:

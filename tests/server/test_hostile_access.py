@@ -41,7 +41,7 @@ def locked_http(locked: AppServer) -> Iterator[httpx2.Client]:
 
 def paths_of(server: AppServer) -> set[str]:
     """Every path of the app, with something in the place of parameters; also below and beside each."""
-    app = create_api(server.state)
+    app = create_api(server.state, AccessPolicy())
     found = {"/openapi.json", "/docs", "/redoc", "/static/x", "/"}
     found |= set(app.openapi()["paths"])
     found |= {getattr(route, "path", "") for route in app.routes}

@@ -3,17 +3,24 @@
 import base64
 import hashlib
 import re
+from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 import httpx2
 import pytest
+import schemathesis
+from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+
+from remuda.server.access import AccessPolicy
+from tests.server.fakes import AppServer, FakeEngine
 
 PATHS = {
     "/metrics": {"get"},
     "/health": {"get"},
     "/ready": {"get"},
     "/version": {"get"},
+    "/metrics": {"get"},
     "/v1/models": {"get"},
     "/v1/models/{model_id}": {"get"},
     "/v1/completions": {"post"},
@@ -51,16 +58,59 @@ def test_errors_are_told_as_they_are(schema: dict[str, Any]) -> None:
     for _, path, operation in operations(schema):
         responses = operation["responses"]
         assert "422" not in responses
-        assert {"200", "413", "500"} <= set(responses)
+        assert {"200", "408", "413", "431", "500", "503"} <= set(responses)
+        assert not {"401", "421"} & set(responses)
         if "requestBody" in operation:
-            assert {"400", "404", "408"} <= set(responses), path
+            assert {"400", "404"} <= set(responses), path
         if "parameters" in operation:
-            assert "404" in responses, path
+            assert {"404", "414"} <= set(responses), path
         for status, response in responses.items():
             # /health and /ready say their status with a 503.
             if status >= "400" and not (status == "503" and path in ("/health", "/ready")):
                 content = response["content"]["application/json"]
                 assert content["schema"] == {"$ref": "#/components/schemas/Error"}
+
+
+def test_a_server_without_keys_declares_none(schema: dict[str, Any]) -> None:
+    assert "securitySchemes" not in schema["components"]
+    assert not any("security" in operation for _, _, operation in operations(schema))
+    assert "security" not in schema
+
+
+@pytest.fixture
+def guarded(engine: FakeEngine) -> Iterator[AppServer]:
+    """A server with a key and a name of its own."""
+    policy = AccessPolicy(api_keys=("sesame",), allowed_hosts=("127.0.0.1",))
+    running = AppServer(engine, policy=policy)
+    yield running
+    running.stop()
+
+
+def test_keys_and_hosts_are_told(guarded: AppServer) -> None:
+    headers = {"authorization": "Bearer sesame"}
+    told = httpx2.get(f"{guarded.url}/openapi.json", headers=headers).json()
+    assert told["components"]["securitySchemes"]["bearer"].items() >= {"type": "http", "scheme": "bearer"}.items()
+    assert told["security"] == [{"bearer": []}]
+    for method, path, operation in operations(told):
+        is_open = path in ("/health", "/ready")
+        assert operation.get("security") == ([] if is_open else None)
+        assert ({"401", "421"} & set(operation["responses"]) == set()) == is_open
+        if is_open or method != "get" or "{" in path:
+            continue
+        for status, sent in ((401, {}), (421, {**headers, "host": "elsewhere"})):
+            assert httpx2.get(guarded.url + path, headers=sent).status_code == status
+            content = operation["responses"][str(status)]["content"]["application/json"]
+            assert content["schema"] == {"$ref": "#/components/schemas/Error"}
+
+
+def test_a_checker_with_a_key_and_without(guarded: AppServer) -> None:
+    headers = {"authorization": "Bearer sesame"}
+    schema = schemathesis.openapi.from_url(f"{guarded.url}/openapi.json", headers=headers)
+    for path in ("/v1/models", "/version", "/health"):
+        for sent, status in ((headers, 200), ({}, 200 if path == "/health" else 401)):
+            checks = [status_code_conformance, response_schema_conformance]
+            response = schema[path]["GET"].Case().call_and_validate(headers=sent, checks=checks)
+            assert response.status_code == status
 
 
 def test_every_reference_leads_somewhere(schema: dict[str, Any]) -> None:

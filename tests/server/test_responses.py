@@ -289,7 +289,7 @@ def test_harmless_fields(http: httpx2.Client, fields: dict[str, Any]) -> None:
         ({"metadata": {"k": "v" * 513}}, "metadata"),
         ({"background": True, "stream": True}, "background"),
         ({"background": True, "store": False}, "background"),
-        ({"text": {"format": {"type": "json_object"}}}, "text.format"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"tools": [{"type": "web_search"}]}, "tools"),

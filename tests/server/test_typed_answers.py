@@ -167,6 +167,32 @@ def test_error_in_a_stream(http: httpx2.Client, engine: FakeEngine, path: str, b
     assert UnhealthyStateError.__name__ not in last
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", COMPLETION | {"n": 2}),
+        ("/v1/chat/completions", CHAT | {"n": 2}),
+        ("/v1/responses", {"model": "fake", "input": "Hi"}),
+    ],
+)
+def test_text_that_comes_with_an_error_is_sent(
+    http: httpx2.Client, engine: FakeEngine, path: str, body: dict[str, Any]
+) -> None:
+    def fails_with_text(request: Any) -> list[list[SequenceOutput]]:
+        text = [SequenceOutput(request.request_id, i, ids("Hey"[i])) for i in range(request.params.n)]
+        error = SequenceOutput(request.request_id, 0, [], finish_reason="error", error="bad state")
+        # Also before what another choice has brought.
+        return [[text[0], error, *text[1:]]]
+
+    engine.script = fails_with_text
+    *events, rest = post(http, path, body | {"stream": True}).split("\n\n")
+    assert rest == ""
+    num_choices = body.get("n", 1)
+    for i in range(num_choices):
+        assert sum(f'"{"Hey"[i]}"' in event for event in events) == 1
+    assert ["bad state" in event for event in events] == [False] * (len(events) - 1) + [True]
+
+
 def check_error(body: dict[str, Any]) -> None:
     (error,) = body.values()
     assert error.keys() == {"message", "type", "param", "code"}
