@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 PATHS = {
+    "/metrics": {"get"},
     "/health": {"get"},
     "/ready": {"get"},
     "/version": {"get"},
-    "/metrics": {"get"},
     "/v1/models": {"get"},
     "/v1/models/{model_id}": {"get"},
     "/v1/completions": {"post"},
