@@ -35,8 +35,8 @@ class TestChat(ChatModelIntegrationTests):
             "temperature": 0,
             "max_tokens": 400,
             "stream_usage": True,
-            "frequency_penalty": 0.5,
             "model_kwargs": {"parallel_tool_calls": False},
+            "extra_body": {"frequency_penalty": 0.5},
         }
 
     @property
@@ -53,6 +53,15 @@ class TestChat(ChatModelIntegrationTests):
     def supports_json_mode(self) -> bool:
         """By response_format."""
         return True
+
+
+class TestResponses(TestChat):
+    """The same over `/v1/responses`."""
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        """As for chats."""
+        return {**super().chat_model_params, "use_responses_api": True}
 
 
 class TestEmbeddings(EmbeddingsIntegrationTests):

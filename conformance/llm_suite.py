@@ -20,6 +20,7 @@ def models() -> None:
     entries = [
         {"model_id": "remuda", **place, "supports_schema": True, "supports_tools": True},
         {"model_id": "remuda-completion", **place, "completion": True},
+        {"model_id": "remuda-responses", **place, "responses": True},
     ]
     # JSON is YAML.
     (directory / "extra-openai-models.yaml").write_text(json.dumps(entries))
@@ -43,6 +44,10 @@ def test_a_chat_streamed_and_whole() -> None:
 def test_a_completion_streamed_and_whole() -> None:
     fields = {"prompt": "Once upon a time", "model": "remuda-completion"}
     assert ask(**fields) == ask("--no-stream", **fields) != ""
+
+
+def test_a_response_streamed_and_whole() -> None:
+    assert ask(model="remuda-responses") == ask("--no-stream", model="remuda-responses") != ""
 
 
 def test_a_conversation_goes_on() -> None:
