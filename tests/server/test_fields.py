@@ -41,7 +41,9 @@ MODELS: Final = {
     "/v1/embeddings": EmbeddingRequest,
 }
 # Documented as they are meant to be, and not built yet.
-PENDING_FIELDS: Final = frozenset(("/v1/responses", name) for name in ("text", "tool_choice", "tools"))
+PENDING_FIELDS: Final = frozenset(
+    ("/v1/responses", name) for name in ("response_format", "text", "tool_choice", "tools")
+)
 
 
 def fields_of_openai(path: str) -> set[str]:
