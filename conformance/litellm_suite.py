@@ -10,7 +10,12 @@ import pytest
 
 MESSAGES = [{"role": "user", "content": "Hi! How are you today?"}]
 SERVER: dict[str, Any] = {"api_base": os.environ["REMUDA_URL"], "api_key": "none", "max_retries": 0}
-CITY = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
+CITY = {
+    "type": "object",
+    "properties": {"city": {"enum": ["Paris", "Rome"]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": CITY}}
 PROVIDERS = pytest.mark.parametrize("provider", ["openai", "hosted_vllm"])
 
@@ -68,16 +73,44 @@ def test_errors(fields: dict[str, Any], kind: type[Exception]) -> None:
         chat(**fields)
 
 
-def test_json_mode() -> None:
-    answer = chat(response_format={"type": "json_object"}, max_tokens=200, seed=1)
-    assert isinstance(json.loads(answer.choices[0].message.content), dict)
+@PROVIDERS
+def test_a_json_schema(provider: str) -> None:
+    shape = {"type": "json_schema", "json_schema": {"name": "place", "strict": True, "schema": CITY}}
+    answer = chat(provider, response_format=shape)
+    assert json.loads(answer.choices[0].message.content)["city"] in ("Paris", "Rome")
 
 
-def test_a_required_tool() -> None:
-    answer = chat(tools=[TOOL], tool_choice="required", max_tokens=64)
-    assert answer.choices[0].message.tool_calls[0].function.name == "weather"
+@PROVIDERS
+def test_a_required_tool_and_its_result(provider: str) -> None:
+    # The demo model would go on calling for ever.
+    fields = {"tools": [TOOL], "parallel_tool_calls": False, "max_tokens": 64}
+    choice = chat(provider, tool_choice="required", **fields).choices[0]
+    (call,) = choice.message.tool_calls
+    assert (choice.finish_reason, call.function.name) == ("tool_calls", "weather")
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    assert chat(provider, messages=[*MESSAGES, choice.message, result], **fields).choices
 
 
-def test_embeddings() -> None:
-    answer = litellm.embedding(model="openai/demo", input=["Hi", "Bye"], encoding_format="float", **SERVER)
-    assert len(answer.data) == 2
+def test_a_required_tool_in_a_stream() -> None:
+    fields = {"tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 64}
+    rebuilt = litellm.stream_chunk_builder(list(chat(stream=True, **fields)), messages=MESSAGES)
+    (call,) = rebuilt.choices[0].message.tool_calls
+    assert json.loads(call.function.arguments)["city"] in ("Paris", "Rome")
+
+
+def test_a_response_streamed_and_whole() -> None:
+    fields = {"model": "openai/demo", "input": "Hi!", "temperature": 0, "max_output_tokens": 16, **SERVER}
+    whole = litellm.responses(**fields)
+    assert whole.output_text
+    events = litellm.responses(**fields, stream=True)
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(deltas) == whole.output_text
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+def test_embeddings(encoding: str) -> None:
+    answer = litellm.embedding(model="openai/demo", input=["Hi", "Bye"], encoding_format=encoding, **SERVER)
+    assert [entry["index"] for entry in answer.data] == [0, 1]
+    assert answer.data[0]["embedding"] != answer.data[1]["embedding"]
+    assert answer.usage.prompt_tokens > 0

@@ -20,6 +20,7 @@ def models() -> None:
     entries = [
         {"model_id": "remuda", **place, "supports_schema": True, "supports_tools": True},
         {"model_id": "remuda-completion", **place, "completion": True},
+        {"model_id": "remuda-responses", **place, "responses": True},
     ]
     # JSON is YAML.
     (directory / "extra-openai-models.yaml").write_text(json.dumps(entries))
@@ -45,6 +46,10 @@ def test_a_completion_streamed_and_whole() -> None:
     assert ask(**fields) == ask("--no-stream", **fields) != ""
 
 
+def test_a_response_streamed_and_whole() -> None:
+    assert ask(model="remuda-responses") == ask("--no-stream", model="remuda-responses") != ""
+
+
 def test_a_conversation_goes_on() -> None:
     ask("--system", "Be kind.")
     assert llm("prompt", "And now?", "--continue", "-o", "max_tokens", "16")
@@ -53,5 +58,19 @@ def test_a_conversation_goes_on() -> None:
 
 
 def test_a_schema() -> None:
-    schema = {"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"]}
+    mood = {"type": "object", "properties": {"mood": {"enum": ["good", "bad"]}}, "required": ["mood"]}
+    schema = {**mood, "additionalProperties": False}
     assert json.loads(ask("--schema", json.dumps(schema)))["mood"] in ("good", "bad")
+
+
+def test_tools_are_offered() -> None:
+    """Whether one is called is left to the model; what comes back is read by `llm` either way."""
+    code = "def weather(city: str) -> str:\n    return 'sunny'"
+    assert ask("--functions", code) == ask("--functions", code, "--no-stream") != ""
+
+
+def test_embeddings() -> None:
+    """`llm` knows OpenAI's names alone; its environment says where OpenAI is."""
+    vectors = [json.loads(llm("embed", "-m", "3-small", "-c", text)) for text in ("Hi", "Bye")]
+    assert vectors[0] != vectors[1]
+    assert len(vectors[0]) == len(vectors[1]) > 1

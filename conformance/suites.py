@@ -9,7 +9,10 @@ WORK: Final = HERE.parent / "build" / "conformance"
 OPENAI_SOURCE: Final = WORK / "openai-python-source"
 
 # What the clients' own tests call models.
-MODEL_NAMES: Final = ("demo", "stories", "gpt-6-astra", "gpt-3.5-turbo-instruct", "model")
+MODEL_NAMES: Final = (
+    *("demo", "stories", "model"),
+    *("gpt-6-astra", "gpt-3.5-turbo-instruct", "text-embedding-3-small"),
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class Suite:
     directory: Path = HERE
 
 
-_OPENAI_FILES: Final = ("test_completions.py", "chat/test_completions.py", "test_models.py", "test_responses.py")
+_OPENAI_FILES: Final = (
+    *("test_completions.py", "chat/test_completions.py", "test_models.py"),
+    *("test_responses.py", "test_embeddings.py"),
+)
 
 SUITES: Final = (
     Suite(

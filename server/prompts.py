@@ -25,8 +25,8 @@ MAX_PROMPT_LOGPROBS: Final = 1_000_000
 OFF_LOOP_CHARS: Final = 16_384
 # Short conversations do not wait behind the tokenizing of megabytes.
 _SHORT_PROMPTS: Final = ThreadPoolExecutor(4, "short-prompts")
-# Message fields that carry nothing for a text model.
-_HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations"})
+# Message fields that carry nothing for a text model. The last is LiteLLM's, which sends its own notes back.
+_HARMLESS_MESSAGE_FIELDS: Final = frozenset({"name", "refusal", "annotations", "provider_specific_fields"})
 _PLAIN: Final = TemplateOptions()
 _ROLES: Final = {
     "system": "system",

@@ -74,7 +74,7 @@ def embedding_routes(state: ServerState) -> APIRouter:
     """The routes, over `state`."""
     router = APIRouter(route_class=StrictRoute, tags=["embeddings"])
 
-    @router.post("/v1/embeddings", responses={**GENERATION_RESPONSES, 200: {"model": EmbeddingAnswer}})
+    @router.post("/v1/embeddings", responses={200: {"model": EmbeddingAnswer}, **GENERATION_RESPONSES})
     async def create_embeddings(request: EmbeddingRequest) -> Response:
         """Embed one text or many."""
         state.check_model(request.model)

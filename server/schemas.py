@@ -28,9 +28,8 @@ from remuda.server.tool_parsers import CALL_FORMATS, DEFAULT_PARSER, CallFormat
 from remuda.server.tools import ToolSet, parse_tools
 from remuda.server.unserved_fields import check_unserved, declare_unserved
 
-# For the OpenAPI schema: what a generating endpoint answers besides JSON with 200.
+# For the OpenAPI schema: what a generating endpoint answers besides 200, which openapi.py tells.
 GENERATION_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"content": {"text/event-stream": {"schema": {"description": "Events, with `stream`."}}}},
     400: {"description": "The request cannot be honoured; `error.param` names the field."},
     404: {"description": "No model has this name."},
     408: {"description": "The body did not arrive in time."},

@@ -19,6 +19,8 @@ MAX_ENFORCED_CALLS: Final = 16
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # OpenAI: without parameters a function takes none.
 _NO_PARAMETERS: Final[dict[str, Any]] = {"type": "object", "properties": {}, "additionalProperties": False}
+# Arguments may be listed in these as well.
+_COMBINING: Final = ("$ref", "allOf", "anyOf", "oneOf")
 
 ToolMode = Literal["auto", "required"]
 
@@ -72,8 +74,14 @@ class ToolSet:
         for i, tool in enumerate(tools):
             before, after = call_format.around_arguments(tool.name)
             rules.append(f"call_{i}: {lark_string(before)} arguments_{i} {lark_string(after)}")
-            rules.append(f"arguments_{i}: {json_rule(tool.parameters)}")
+            rules.append(f"arguments_{i}: {json_rule(_closed(tool.parameters))}")
         return "\n".join(rules) + "\n"
+
+
+def _closed(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A schema that lists arguments, and says nothing of others, is taken to have no others."""
+    is_open = "properties" not in parameters or any(name in parameters for name in _COMBINING)
+    return parameters if is_open else {"additionalProperties": False, **parameters}
 
 
 def parse_tools(tools: object, tool_choice: object, parallel_tool_calls: bool | None) -> ToolSet | None:

@@ -100,20 +100,26 @@ test("an aborted stream ends", async () => {
   assert.ok(count < 1000);
 });
 
+// The demo model would not stop at one call, and repeats itself where nothing holds it back.
+const calm = { frequency_penalty: 0.5 };
+const calling = { ...chat, tools, parallel_tool_calls: false, max_completion_tokens: 64 };
+
 test("json mode", async () => {
-  const response_format = { type: "json_object" };
-  const answer = await client.chat.completions.create({ ...chat, response_format, max_completion_tokens: 200, seed: 1 });
+  const request = { ...chat, ...calm, response_format: { type: "json_object" }, max_completion_tokens: 400 };
+  const answer = await client.chat.completions.create(request);
   assert.equal(typeof JSON.parse(answer.choices[0].message.content), "object");
 });
 
-test("a json schema", async () => {
+test("a json schema, whole and in a stream", async () => {
   const response_format = { type: "json_schema", json_schema: { name: "place", strict: true, schema: parameters } };
-  const answer = await client.chat.completions.parse({ ...chat, response_format, max_completion_tokens: 64 });
-  assert.match(answer.choices[0].message.parsed.city, /^(Paris|Rome)$/);
+  const request = { ...chat, response_format, max_completion_tokens: 64 };
+  const whole = await client.chat.completions.parse(request);
+  const streamed = await client.chat.completions.stream(request).finalChatCompletion();
+  for (const answer of [whole, streamed]) assert.match(answer.choices[0].message.parsed.city, /^(Paris|Rome)$/);
 });
 
 test("a required tool, whole and in a stream", async () => {
-  const request = { ...chat, tools, tool_choice: "required", max_completion_tokens: 64 };
+  const request = { ...calling, tool_choice: "required" };
   const whole = await client.chat.completions.create(request);
   const streamed = await client.chat.completions.stream(request).finalChatCompletion();
   for (const answer of [whole, streamed]) {
@@ -124,6 +130,22 @@ test("a required tool, whole and in a stream", async () => {
   }
 });
 
+test("a function is run, and its result sent back", async () => {
+  const asked = [];
+  const weather = ({ city }) => asked.push(city) && "sunny";
+  const runner = client.chat.completions.runTools({
+    ...calling,
+    tool_choice: { type: "function", function: { name: "weather" } },
+    tools: [{ type: "function", function: { ...tools[0].function, function: weather, parse: JSON.parse } }],
+  });
+  await runner.done();
+  assert.equal(asked.length, 1);
+  const { role, content } = runner.messages.at(-1);
+  assert.deepEqual([role, content], ["tool", "sunny"]);
+  const answer = await client.chat.completions.create({ ...calling, messages: runner.messages });
+  assert.ok(["stop", "length", "tool_calls"].includes(answer.choices[0].finish_reason));
+});
+
 test("a response, whole and in a stream", async () => {
   const request = { model: "demo", input: "Hi! How are you today?", temperature: 0, max_output_tokens: 24 };
   const whole = await client.responses.create(request);
@@ -132,16 +154,31 @@ test("a response, whole and in a stream", async () => {
   assert.equal(streamed.output_text, whole.output_text);
 });
 
-test("a response goes on from another", async () => {
+test("a response goes on from another, is listed and deleted", async () => {
   const first = await client.responses.create({ model: "demo", input: "Hi!", max_output_tokens: 8 });
   const fields = { model: "demo", input: "And you?", max_output_tokens: 8 };
   const second = await client.responses.create({ ...fields, previous_response_id: first.id });
   assert.equal(second.previous_response_id, first.id);
   assert.equal((await client.responses.retrieve(first.id)).id, first.id);
+  const inputs = [];
+  for await (const item of client.responses.inputItems.list(second.id)) inputs.push(item.content[0].text);
+  assert.deepEqual(inputs, ["And you?"]);
+  await client.responses.delete(first.id);
+  await assert.rejects(client.responses.retrieve(first.id), OpenAI.NotFoundError);
 });
 
-test("embeddings", async () => {
-  const { data } = await client.embeddings.create({ model: "demo", input: ["Hi", "Bye"] });
+test("a response in the background is cancelled", async () => {
+  const fields = { model: "demo", input: "Hi!", max_output_tokens: 4000, ignore_eos: true };
+  const { id, status } = await client.responses.create({ ...fields, background: true });
+  assert.equal(status, "queued");
+  assert.equal((await client.responses.cancel(id)).status, "cancelled");
+});
+
+test("embeddings, as numbers and in base64", async () => {
+  const request = { model: "demo", input: ["Hi", "Bye"] };
+  const decoded = await client.embeddings.create(request);
+  const { data } = await client.embeddings.create({ ...request, encoding_format: "float" });
   assert.equal(data.length, 2);
-  assert.ok(data[0].embedding.length > 1);
+  assert.deepEqual(decoded.data.map(({ embedding }) => embedding.length), data.map(({ embedding }) => embedding.length));
+  assert.ok(data[0].embedding.every((value, i) => Math.abs(value - decoded.data[0].embedding[i]) < 1e-6));
 });

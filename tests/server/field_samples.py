@@ -30,8 +30,15 @@ _SAMPLING: dict[str, Any] = {
     "prompt_logprobs": 1,
     "return_token_ids": True,
     "priority": 3,
+    "response_format": {"type": "json_object"},
+    "structured_outputs": {"choice": ["a", "b"]},
+    "guided_json": {"type": "object"},
+    "guided_regex": "[0-9]{4}",
+    "guided_choice": ["a", "b"],
+    "guided_grammar": 'start: "a"',
 }
 _TOOL: dict[str, Any] = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {}}}
+_CHAT_TOOLS: list[dict[str, Any]] = [{"type": "function", "function": _TOOL}]
 _COMMON: dict[str, Any] = {
     "metadata": {"a": "b"},
     "moderation": {"model": "omni-moderation-latest"},
@@ -70,9 +77,8 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "modalities": ["text", "audio"],
         "prediction": {"type": "content", "content": "Hello"},
         "reasoning_effort": "high",
-        "response_format": {"type": "json_object"},
         "tool_choice": "required",
-        "tools": [{"type": "function", "function": _TOOL}],
+        "tools": _CHAT_TOOLS,
         "verbosity": "high",
         "web_search_options": {},
         "add_generation_prompt": False,
@@ -80,6 +86,7 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "chat_template_kwargs": {"enable_thinking": True},
     },
     "/v1/responses": {
+        **_SAMPLING,
         **_COMMON,
         "model": "org/alias",
         "input": "Ho",
@@ -110,6 +117,9 @@ SAMPLES: dict[str, dict[str, Any]] = {
         "dimensions": 2,
         "encoding_format": "base64",
         "user": "u",
+        "pooling": "mean",
+        "normalize": False,
+        "add_special_tokens": False,
     },
 }
 BASES: dict[str, dict[str, Any]] = {
@@ -130,14 +140,16 @@ MESSAGE_SAMPLES: dict[str, tuple[dict[str, Any], Any]] = {
     "function_call": (_ASSISTANT, {"name": "f", "arguments": "{}"}),
     "refusal": (_ASSISTANT, "No."),
     "tool_calls": (_ASSISTANT, [_CALL]),
-    "tool_call_id": ({"role": "tool", "content": "Hi"}, "call_1"),
+    "tool_call_id": ({"role": "tool", "content": "Hi", "tool_call_id": "call_0"}, "call_1"),
 }
 # Fields that mean nothing without others.
 NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("/v1/completions", "stream_options"): {"stream": True},
     ("/v1/chat/completions", "stream_options"): {"stream": True},
     ("/v1/chat/completions", "top_logprobs"): {"logprobs": True},
-    ("/v1/chat/completions", "tool_choice"): {"tools": [{"type": "function", "function": _TOOL}]},
+    ("/v1/chat/completions", "tool_choice"): {"tools": _CHAT_TOOLS},
+    # Where calls are enforced, so is that there is but one.
+    ("/v1/chat/completions", "parallel_tool_calls"): {"tools": _CHAT_TOOLS, "tool_choice": "required"},
     ("/v1/responses", "stream_options"): {"stream": True},
     ("/v1/responses", "tool_choice"): {"tools": [{"type": "function", "strict": False, **_TOOL}]},
     ("/v1/responses", "top_logprobs"): {"include": ["message.output_text.logprobs"]},

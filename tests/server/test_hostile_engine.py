@@ -191,12 +191,13 @@ def test_hostile_25_health_tells_the_truth_of_a_dead_engine() -> None:
         engine = server.engine
         engine.kill()
         psutil.wait_procs([engine], timeout=10)
-        probe = "/ready" if http.get("/ready").status_code != 404 else "/health"
-        assert eventually(lambda: http.get(probe).status_code == 503, within_s=2)
+        assert eventually(lambda: http.get("/ready").status_code == 503, within_s=2)
+        # The server lives, and a supervisor is to leave it alone.
+        assert http.get("/health").status_code == 200
         refused = http.post("/v1/completions", json=CANARY)
         assert refused.status_code == 503
         assert refused.headers["retry-after"] == "1"
-        assert eventually(lambda: http.get(probe).status_code == 200, within_s=120)
+        assert eventually(lambda: http.get("/ready").status_code == 200, within_s=120)
         assert http.post("/v1/completions", json=CANARY).status_code == 200
         assert re.search(r"^remuda:engine_restarts_total 1.0$", http.get("/metrics").text, re.M)
 

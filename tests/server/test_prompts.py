@@ -102,6 +102,7 @@ def test_chat_has_one_bos() -> None:
         ({"role": "developer", "content": "Hi"}, "system:Hi"),
         ({"role": "assistant", "content": None, "refusal": None, "tool_calls": None}, "assistant:"),
         ({"role": "assistant", "content": "Hi", "annotations": [], "audio": None}, "assistant:Hi"),
+        ({"role": "assistant", "content": "Hi", "provider_specific_fields": {"refusal": None}}, "assistant:Hi"),
         ({"role": "user", "content": "Hi", "name": "Ann"}, "user:Hi"),
     ],
 )

@@ -13,6 +13,7 @@ import pydantic
 import pytest
 
 from tests.server.conftest import ServerProcess
+from tests.server.fakes import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -269,5 +270,7 @@ def test_the_next_grammar_works_after_the_checking_process_is_killed(
     children = psutil.Process(demo.process.pid).children(recursive=True)
     (checking,) = [child for child in children if "remuda.engine.grammar_process" in child.cmdline()]
     checking.kill()
+    # Until then it may still take a grammar.
+    assert eventually(lambda: checking.status() == psutil.STATUS_ZOMBIE)
     text = ask(client, extra_body={"guided_regex": "[g-k]{3}"}).choices[0].message.content
     assert re.fullmatch("[g-k]{3}", text)

@@ -276,6 +276,26 @@ def test_what_is_enforced() -> None:
     assert lark("auto", answer=Grammar("regex", "a")) == "a"
 
 
+@pytest.mark.parametrize(
+    ("more", "is_closed"),
+    [
+        ({}, True),
+        ({"additionalProperties": True}, False),
+        ({"allOf": [{"properties": {"country": {"type": "string"}}}]}, False),
+    ],
+)
+def test_a_function_has_no_other_arguments_than_those_listed(more: dict[str, Any], is_closed: bool) -> None:
+    parameters = {"properties": {"city": {"type": "string"}}, **more}
+    function = {"name": "f", "parameters": parameters}
+    tools = parse_tools([{"type": "function", "function": function}], "required", None)
+    assert tools is not None
+    text = tools.grammar(CALL_FORMATS["hermes"], None)
+    assert text is not None
+    assert ('"additionalProperties": false' in text.text) is is_closed
+    # The template is given the schema as it came.
+    assert tools.offered[0].parameters == {"type": "object", **parameters}
+
+
 def test_allowed_tools() -> None:
     chosen = {"type": "function", "function": {"name": "time"}}
     for choice in (
