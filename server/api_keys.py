@@ -28,12 +28,14 @@ def read_keys(given: Iterable[str], file: Path | None, environment: MutableMappi
     """All keys: those given, those of the file (one a line), those of the environment (by comma or line).
 
     Takes them out of the environment, which child processes inherit. Raises ConfigError for a file that
-    cannot be read or has none, and for a key that could never arrive in a header; no message shows a key.
+    cannot be read, for a file or a variable that has none: whoever gave it wants no open server; and for a key
+    that could never arrive in a header. No message shows a key.
     """
     keys = [*given]
     if file is not None:
         keys += _of_file(file)
-    keys += [key for key in re.split(r"[,\s]+", environment.pop(ENVIRONMENT, "")) if key]
+    if (listed := environment.pop(ENVIRONMENT, None)) is not None:
+        keys += _of_environment(listed)
     for number, key in enumerate(keys, 1):
         if not _KEY.fullmatch(key):
             raise ConfigError(f"API key {number} is not 1 to {_MAX_KEY_CHARS} ASCII characters without spaces")
@@ -48,6 +50,13 @@ def _of_file(file: Path) -> list[str]:
     keys = [line.strip() for line in lines if line.strip()]
     if not keys:
         raise ConfigError(f"the API key file {file} holds no key")
+    return keys
+
+
+def _of_environment(listed: str) -> list[str]:
+    keys = [key for key in re.split(r"[,\s]+", listed) if key]
+    if not keys:
+        raise ConfigError(f"{ENVIRONMENT} is set and holds no key; unset it to serve without keys")
     return keys
 
 

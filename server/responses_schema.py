@@ -1,12 +1,13 @@
 """What `POST /v1/responses` may say: which fields work, which change nothing, which are refused."""
 
-from typing import Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import ConfigDict, Field, SkipValidation
 
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.grammar import Grammar
 from remuda.engine.sampling_params import MAX_LOGPROBS, MAX_NEW_TOKENS, SamplingParams
+from remuda.server.first_error import ClosedModel, at_most
 from remuda.server.param_names import renamed
 from remuda.server.responses_input_schema import INPUT_SCHEMA
 from remuda.server.responses_tools import parse_response_tools, text_grammar
@@ -44,20 +45,16 @@ _MAX_METADATA_KEY_CHARS: Final = 64
 _MAX_METADATA_VALUE_CHARS: Final = 512
 
 
-class TextConfig(BaseModel):
+class TextConfig(ClosedModel):
     """How the answer is to be written."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     # Taken apart by responses_tools.py.
     format: SkipValidation[dict[str, Any] | None] = None
     verbosity: Literal["medium"] | None = None
 
 
-class Reasoning(BaseModel):
+class Reasoning(ClosedModel):
     """The model has no reasoning of its own: what asks for none, or for a summary of none, is accepted."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     effort: Literal["none"] | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -91,8 +88,8 @@ class ResponseRequest(GenerationRequest):
     previous_response_id: str | None = None
     store: bool | None = None
     background: bool | None = None
-    metadata: dict[str, str] | None = None
-    include: list[Include] | None = None
+    metadata: Annotated[dict[str, str], at_most(_MAX_METADATA)] | None = None
+    include: list[Include] | None = Field(None, fail_fast=True)
     top_logprobs: int | None = Field(None, json_schema_extra={"minimum": 0, "maximum": MAX_LOGPROBS})
     text: TextConfig | None = None
     reasoning: Reasoning | None = None
@@ -200,11 +197,7 @@ class ResponseRequest(GenerationRequest):
             raise InvalidRequestError(message, param="background")
 
     def _check_metadata(self) -> None:
-        pairs = self.metadata or {}
-        if len(pairs) > _MAX_METADATA:
-            message = f"metadata may have at most {_MAX_METADATA} pairs, not {len(pairs)}"
-            raise InvalidRequestError(message, param="metadata")
-        for key, value in pairs.items():
+        for key, value in (self.metadata or {}).items():
             if len(key) > _MAX_METADATA_KEY_CHARS or len(value) > _MAX_METADATA_VALUE_CHARS:
                 raise InvalidRequestError(
                     f"metadata: keys may have {_MAX_METADATA_KEY_CHARS} characters, values "

@@ -12,11 +12,12 @@ from typing import Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field, SkipValidation
+from pydantic import BaseModel, Field, SkipValidation
 from starlette.types import Send
 
 from remuda.engine.errors import InvalidRequestError, UnhealthyStateError
 from remuda.engine.sampling_params import Pooling, SamplingParams
+from remuda.server.first_error import ClosedModel
 from remuda.server.generation import Generation
 from remuda.server.json_body import StrictRoute
 from remuda.server.link import RequestHandle
@@ -30,10 +31,8 @@ from remuda.server.state import ServerState
 _OFF_LOOP_BYTES: Final = 65_536
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(ClosedModel):
     """`POST /v1/embeddings`."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str
     # Taken apart by prompts.parse_prompts.

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.sampling_params import MAX_NEW_TOKENS
+from remuda.server.first_error import ClosedModel
 from remuda.server.json_body import StrictRoute
 from remuda.server.logprobs import token_string
 from remuda.server.prompts import OFF_LOOP_CHARS, encode_chat, off_loop
@@ -31,14 +32,14 @@ _ONE_OF: Final[list[Any]] = [
 ]
 
 
-class TokenizeRequest(BaseModel):
+class TokenizeRequest(ClosedModel):
     """A text as `prompt`, or a conversation as `messages`."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"oneOf": _ONE_OF})
+    model_config = ConfigDict(json_schema_extra={"oneOf": _ONE_OF})
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: list[ChatMessage] | None = Field(None, fail_fast=True)
     add_special_tokens: bool | None = Field(
         None, description="Begin with the BOS token; by default for a prompt, not for messages."
     )
@@ -55,10 +56,8 @@ class TokenizeAnswer(BaseModel):
     token_strs: list[str] | None
 
 
-class DetokenizeRequest(BaseModel):
+class DetokenizeRequest(ClosedModel):
     """Token ids."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     model: str | None = None
     # Looked at by hand: pydantic would report one error for each id.

@@ -5,7 +5,7 @@ are only told to OpenAPI here.
 """
 
 import re
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, SkipValidation
 
@@ -22,6 +22,7 @@ from remuda.engine.sampling_params import (
     MAX_STOP_TOKEN_IDS,
     SamplingParams,
 )
+from remuda.server.first_error import ClosedModel, at_most
 from remuda.server.structured import requested_grammar
 from remuda.server.template_options import ALLOWED_VARIABLES, TemplateOptions, template_options
 from remuda.server.tool_parsers import CALL_FORMATS, DEFAULT_PARSER, CallFormat
@@ -46,13 +47,11 @@ def _within(low: float, high: float, description: str | None = None) -> Any:
     return Field(None, description=description, json_schema_extra={"minimum": low, "maximum": high})
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(ClosedModel):
     """Options of a stream; `include_obfuscation` is accepted and never done.
 
     continuous_usage_stats: with `include_usage`, every event has the usage of its choice so far.
     """
-
-    model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
@@ -75,7 +74,7 @@ class GenerationRequest(BaseModel):
     repetition_penalty: float | None = _within(0.01, 100, "Above 1: discourage tokens seen so far.")
     presence_penalty: float | None = _within(-2, 2)
     frequency_penalty: float | None = _within(-2, 2)
-    logit_bias: dict[str, float] | None = Field(
+    logit_bias: Annotated[dict[str, float], at_most(MAX_LOGIT_BIAS)] | None = Field(
         None,
         json_schema_extra={
             "propertyNames": {"pattern": f"^({_TOKEN_ID.pattern})$"},
@@ -93,7 +92,7 @@ class GenerationRequest(BaseModel):
             "items": {"type": "string", "minLength": 1, "maxLength": MAX_STOP_STRING_CHARS},
         },
     )
-    stop_token_ids: list[int] | None = Field(
+    stop_token_ids: Annotated[list[int], at_most(MAX_STOP_TOKEN_IDS)] | None = Field(
         None, json_schema_extra={"maxItems": MAX_STOP_TOKEN_IDS, "items": {"type": "integer", "minimum": 0}}
     )
     include_stop_str_in_output: bool | None = Field(None, description="Show what ended the text at its end.")
@@ -206,7 +205,7 @@ class ChatCompletionRequest(GenerationRequest):
     # A recurrent model has no context length to stop at, so an open end needs a bound of its own.
     DEFAULT_MAX_TOKENS: ClassVar[int] = 1024
 
-    messages: list[ChatMessage] = Field(json_schema_extra={"minItems": 1})
+    messages: list[ChatMessage] = Field(fail_fast=True, json_schema_extra={"minItems": 1})
     logprobs: bool | None = None
     top_logprobs: int | None = _within(0, MAX_LOGPROBS, "Only with `logprobs`.")
     max_completion_tokens: int | None = _within(0, MAX_NEW_TOKENS, "Another name of max_tokens.")

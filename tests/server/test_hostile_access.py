@@ -227,6 +227,13 @@ def test_reading_keys(tmp_path: Path) -> None:
     assert read_keys((), None, {}) == ()
 
 
+@pytest.mark.parametrize("value", ["", " ", ",", " ,\n"])
+@pytest.mark.parametrize("given", [(), ("good",)])
+def test_a_variable_without_a_key_is_no_open_server(value: str, given: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"REMUDA_API_KEYS is set and holds no key"):
+        read_keys(given, None, {api_keys.ENVIRONMENT: value})
+
+
 @pytest.mark.parametrize("key", ["", "two words", "schlüssel", "x" * 513, "tab\tkey"])
 def test_keys_that_could_not_arrive(key: str) -> None:
     with pytest.raises(ConfigError, match="API key 2") as caught:

@@ -154,7 +154,9 @@ def test_hostile_12_requests_behind_a_request(server: AppServer, engine: FakeEng
         while received.count(b"HTTP/1.1 200 ") < 6:
             received += connection.recv(65536)
     engine.running.clear()
-    assert send_and_read(server, GOOD + request("GET", "/health") * 5000).startswith(b"HTTP/1.1 429 ")
+    refusal = send_and_read(server, GOOD + request("GET", "/health") * 5000)
+    assert refusal.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nretry-after: 1\r\n" in refusal
     engine.running.set()
 
 
@@ -352,7 +354,7 @@ def test_hostile_12_too_many_connections(engine: FakeEngine) -> None:
 
 @pytest.mark.parametrize("connection_header", ["Upgrade, HTTP2-Settings", "upgrade", "close, upgrade"])
 def test_an_offer_of_another_protocol_is_overlooked(server: AppServer, connection_header: str) -> None:
-    """As Java's client makes with its first request: head and body must be one request all the same."""
+    """As Java's client makes with its requests: head and body must be one request all the same."""
     offer = (f"connection: {connection_header}", "upgrade: h2c", "http2-settings: AAEAAEAAAAIAAAAA")
     data = request("POST", "/v1/completions", JSON, *offer, body=COMPLETION)
     head, _, body = data.partition(b"\r\n\r\n")
@@ -369,3 +371,21 @@ def test_an_offer_of_another_protocol_is_overlooked(server: AppServer, connectio
             else:
                 connection.sendall(request("GET", "/health"))
                 assert read_answer(connection)[0] == 200
+
+
+@pytest.mark.parametrize("is_at_once", [False, True])
+def test_offers_with_every_request_of_a_connection(server: AppServer, is_at_once: bool) -> None:
+    """As Java's client makes them, which has got no answer to the one before; one by one, or all at once."""
+    offer = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAAAAIAAAAA")
+    data = request("POST", "/v1/completions", JSON, *offer, body=COMPLETION)
+    with server.raw() as connection, connection.makefile("rb") as file:
+        if is_at_once:
+            connection.sendall(data * 3)
+        for _ in range(3):
+            if not is_at_once:
+                connection.sendall(data)
+            assert file.readline().split()[1] == b"200"
+            length = next(int(line[16:]) for line in file if line.lower().startswith(b"content-length: "))
+            while file.readline().strip():
+                pass
+            assert json.loads(file.read(length))["choices"][0]["text"] == "Hello there"
