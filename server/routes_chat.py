@@ -31,7 +31,7 @@ def chat_routes(state: ServerState) -> APIRouter:
         params = request.to_params(tools, CALL_FORMATS.get(parser, CALL_FORMATS[DEFAULT_PARSER]))
         template = state.require_chat_template()
         params.check_vocabulary(state.ready_engine().vocab_size)
-        await state.grammars.check(params.grammar)
+        params = await state.grammars.checked(params)
         options, offered = request.template_options(), () if tools is None else tools.offered
         prompt = await encode_chat(request.messages, template, state.tokenizer, options, offered)
         check_num_prompt_logprobs([prompt], params.prompt_logprobs, "prompt_logprobs")
