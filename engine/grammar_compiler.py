@@ -131,6 +131,21 @@ def _make_tokenizer(tokens: TokenBytes) -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(vocabulary, n_vocab=len(tokens) + 1, eos_token=len(tokens))
 
 
+def as_lark(grammar: Grammar) -> Grammar:
+    """One of kind "grammar" as one of kind "lark": a long GBNF takes the converter, which is Python, a second.
+
+    Others stay as they are. Raises InvalidRequestError.
+    """
+    if grammar.kind != "grammar":
+        return grammar
+    try:
+        return Grammar("lark", _to_lark(grammar), grammar.param)
+    except ValueError as error:
+        raise grammar.error(_shorten(str(error))) from error
+    except RecursionError as error:
+        raise grammar.error("is nested too deeply") from error
+
+
 def _to_lark(grammar: Grammar) -> str:
     """Lark source of a grammar. Raises ValueError, whose text tells what is wrong."""
     match grammar.kind:

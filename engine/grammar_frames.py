@@ -15,9 +15,10 @@ class Vocabulary(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Why a grammar cannot be honoured, or None."""
+    """Why a grammar cannot be honoured, or None; lark: the text of one of kind "grammar" in Lark's notation."""
 
     error: str | None = None
+    lark: str | None = None
 
 
 def encode_frame(message: msgspec.Struct) -> bytes:

@@ -13,7 +13,7 @@ import msgspec
 
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.grammar import Grammar
-from remuda.engine.grammar_compiler import GrammarCompiler
+from remuda.engine.grammar_compiler import GrammarCompiler, as_lark
 from remuda.engine.grammar_frames import HEADER, Verdict, Vocabulary, encode_frame
 
 # Beyond it, memory cannot be had, and the process ends.
@@ -39,10 +39,11 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 def _judge(compiler: GrammarCompiler, grammar: Grammar) -> Verdict:
     try:
-        compiler.matcher(grammar)
+        source = as_lark(grammar)
+        compiler.matcher(source)
     except InvalidRequestError as error:
         return Verdict(str(error).removeprefix(f"{grammar.param}: "))
-    return Verdict()
+    return Verdict(lark=None if source is grammar else source.text)
 
 
 def _read_frame(source: BinaryIO) -> bytes | None:

@@ -46,6 +46,14 @@ class Drain(msgspec.Struct, frozen=True, tag="drain"):
     has_given_up: bool = False
 
 
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """To the worker: answer with Pong, from the loop that serves requests."""
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """To the parent: this worker's loop goes round."""
+
+
 class WorkerReady(msgspec.Struct, frozen=True, tag="ready"):
     """To the parent: this worker serves requests."""
 
@@ -60,8 +68,8 @@ class WorkerFailed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-ToWorker = Launch | EngineUp | EngineDown | Drain | Restarts
-ToParent = WorkerReady | WorkerIdle | WorkerFailed
+ToWorker = Launch | EngineUp | EngineDown | Drain | Restarts | Ping
+ToParent = WorkerReady | WorkerIdle | WorkerFailed | Pong
 
 
 Sent = TypeVar("Sent")

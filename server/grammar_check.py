@@ -19,6 +19,7 @@ from remuda.engine.cores import engine_environment
 from remuda.engine.errors import QueueFullError
 from remuda.engine.grammar import NO_TOKENIZER, Grammar, TokenBytes
 from remuda.engine.grammar_frames import HEADER, Verdict, Vocabulary, encode_frame
+from remuda.engine.sampling_params import SamplingParams
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class GrammarChecker:
         self._timeout_s = timeout_s
         self._command = command
         self._process: _CheckProcess | None = None
-        self._verdicts: OrderedDict[tuple[str, str], str | None] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
         self._num_chars = 0
         self._lock = asyncio.Lock()
         self._num_waiting = 0
@@ -61,22 +62,31 @@ class GrammarChecker:
         """Grammars that are remembered, with what was found."""
         return len(self._verdicts)
 
-    async def check(self, grammar: Grammar | None) -> None:
-        """Raise InvalidRequestError where the grammar cannot be honoured, QueueFullError where too many wait."""
+    async def checked(self, params: SamplingParams) -> SamplingParams:
+        """What the engine is to be sent: converting a grammar would hold up its steps. Raises as `check` does."""
+        grammar = await self.check(params.grammar)
+        return params if grammar is params.grammar else msgspec.structs.replace(params, grammar=grammar)
+
+    async def check(self, grammar: Grammar | None) -> Grammar | None:
+        """The grammar, as the engine compiles it fastest.
+
+        Raises InvalidRequestError where it cannot be honoured, QueueFullError where too many wait.
+        """
         if grammar is None:
-            return
+            return None
         if grammar.key in self._verdicts:
             self._verdicts.move_to_end(grammar.key)
-            reason = self._verdicts[grammar.key]
+            verdict = self._verdicts[grammar.key]
         else:
             if self._num_waiting >= MAX_WAITING:
                 message = f"{self._num_waiting} grammars wait to be checked, the limit is {MAX_WAITING}"
                 raise QueueFullError(message)
             self._num_waiting += 1
             # A caller that leaves must not leave half an answer in the pipe for the next.
-            reason = await asyncio.shield(asyncio.create_task(self._judge_in_turn(grammar)))
-        if reason is not None:
-            raise grammar.error(reason)
+            verdict = await asyncio.shield(asyncio.create_task(self._judge_in_turn(grammar)))
+        if verdict.error is not None:
+            raise grammar.error(verdict.error)
+        return grammar if verdict.lark is None else Grammar("lark", verdict.lark, grammar.param)
 
     async def close(self) -> None:
         """End the process."""
@@ -84,7 +94,7 @@ class GrammarChecker:
             self._process.kill()
             self._process = None
 
-    async def _judge_in_turn(self, grammar: Grammar) -> str | None:
+    async def _judge_in_turn(self, grammar: Grammar) -> Verdict:
         try:
             async with self._lock:
                 if grammar.key in self._verdicts:
@@ -93,32 +103,32 @@ class GrammarChecker:
         finally:
             self._num_waiting -= 1
 
-    async def _judge(self, grammar: Grammar) -> str | None:
-        """What is wrong with a grammar, if anything. Remembered where it would be the same again."""
+    async def _judge(self, grammar: Grammar) -> Verdict:
+        """What is found of a grammar. Remembered where it would be the same again."""
         try:
             if self._process is None or not self._process.is_alive:
                 await self.close()
                 tokens = await asyncio.get_running_loop().run_in_executor(None, self._load_tokens)
                 if tokens is None:
-                    return NO_TOKENIZER
+                    return Verdict(NO_TOKENIZER)
                 self._process = _CheckProcess(self._command)
                 await self._ask(Vocabulary(tokens), _START_TIMEOUT_S)
         except (TimeoutError, OSError, EOFError):
             await self.close()
             logger.exception("the process that checks grammars does not start")
-            return "cannot be checked by this server"
+            return Verdict("cannot be checked by this server")
         try:
             verdict = await self._ask(grammar, self._timeout_s)
         except TimeoutError:
             # The machine may have been busy.
             await self.close()
-            return f"takes more than {self._timeout_s:g} s to compile"
+            return Verdict(f"takes more than {self._timeout_s:g} s to compile")
         except (OSError, EOFError):
             await self.close()
             logger.warning("compiling a grammar ended the process that checks them")
             verdict = Verdict("cannot be compiled within the limits of this server")
-        self._remember(grammar, verdict.error)
-        return verdict.error
+        self._remember(grammar, verdict)
+        return verdict
 
     async def _ask(self, message: msgspec.Struct, timeout_s: float) -> Verdict:
         """Raises TimeoutError, and OSError or EOFError where the process has ended."""
@@ -135,12 +145,16 @@ class GrammarChecker:
             raise TimeoutError
         return answer.result()
 
-    def _remember(self, grammar: Grammar, error: str | None) -> None:
-        self._verdicts[grammar.key] = error
-        self._num_chars += len(grammar.text)
+    def _remember(self, grammar: Grammar, verdict: Verdict) -> None:
+        self._verdicts[grammar.key] = verdict
+        self._num_chars += _num_chars(grammar.text, verdict)
         while len(self._verdicts) > MAX_VERDICTS or self._num_chars > MAX_VERDICT_CHARS:
-            (_, text), _ = self._verdicts.popitem(last=False)
-            self._num_chars -= len(text)
+            (_, text), old = self._verdicts.popitem(last=False)
+            self._num_chars -= _num_chars(text, old)
+
+
+def _num_chars(text: str, verdict: Verdict) -> int:
+    return len(text) + len(verdict.lark or "")
 
 
 class _CheckProcess:

@@ -29,7 +29,7 @@ def chat_routes(state: ServerState) -> APIRouter:
         params = request.to_params() if parser is None else request.to_params(tools, CALL_FORMATS[parser])
         template = state.require_chat_template()
         params.check_vocabulary(state.ready_engine().vocab_size)
-        await state.grammars.check(params.grammar)
+        params = await state.grammars.checked(params)
         options, offered = request.template_options(), () if tools is None else tools.offered
         prompt = await encode_chat(request.messages, template, state.tokenizer, options, offered)
         check_num_prompt_logprobs([prompt], params.prompt_logprobs, "prompt_logprobs")

@@ -32,7 +32,7 @@ def completion_routes(state: ServerState) -> APIRouter:
         check_num_choices(len(parsed), params.n)
         vocab_size = state.ready_engine().vocab_size
         params.check_vocabulary(vocab_size)
-        await state.grammars.check(params.grammar)
+        params = await state.grammars.checked(params)
         add_bos = request.add_special_tokens is not False
         prompts = await encode_prompts(parsed, state.tokenizer, vocab_size, add_bos=add_bos)
         asked_by = "logprobs" if request.prompt_logprobs is None else "prompt_logprobs"

@@ -26,6 +26,8 @@ from remuda.server.control import (
     EngineDown,
     EngineUp,
     Launch,
+    Ping,
+    Pong,
     ToParent,
     ToWorker,
     WorkerFailed,
@@ -104,6 +106,8 @@ class ApiWorker:
                     self._link.connect(address)
                 case EngineDown(reason):
                     self._link.disconnect(EngineDeadError(reason))
+                case Ping():
+                    self._channel.send(Pong())
                 case Restarts():
                     self._state.restarts = message
                 case Drain(has_given_up):

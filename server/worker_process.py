@@ -17,6 +17,8 @@ from remuda.server.control import (
     EngineDown,
     EngineUp,
     Launch,
+    Ping,
+    Pong,
     ToParent,
     ToWorker,
     WorkerFailed,
@@ -25,6 +27,7 @@ from remuda.server.control import (
     open_parent_end,
 )
 from remuda.server.engine_process import describe_end
+from remuda.server.heartbeat import WorkerPulse
 from remuda.server.link import EngineLink
 from remuda.server.restart_budget import CRASH_WINDOW_S, MAX_CRASHES, RestartBudget, Restarts
 
@@ -48,8 +51,16 @@ class _Worker:
         self.name = name
         self.process = process
         self.channel = channel
+        self.pulse = WorkerPulse(process.pid, lambda: channel.send(Ping()))
         self.is_ready = False
         self.is_idle = False
+        self.is_hung = False
+
+    def on_hung(self) -> None:
+        """End it: it does not answer, and does nothing that could be the reason."""
+        logger.error("API worker %s hangs; it is killed", self.name)
+        self.is_hung = True
+        self.process.kill()
 
 
 class WorkerSupervisor:
@@ -155,13 +166,15 @@ class WorkerSupervisor:
                 self._give_up(f"an API worker cannot be started: {error}", is_usage=False)
                 break
             self._workers[index] = worker
+            watch = asyncio.create_task(worker.pulse.watch(worker.on_hung))
             await self._listen(worker)
+            watch.cancel()
             returncode = await worker.process.wait()
             worker.channel.close()
             del self._workers[index]
             self._link.send(WorkerGone(worker.name))
             if not self._is_draining:
-                self._note_end(worker.name, returncode)
+                self._note_end(worker.name, "hung" if worker.is_hung else describe_end(returncode))
         self._on_change()
 
     async def _spawn(self, index: int, name: str) -> _Worker:
@@ -191,6 +204,9 @@ class WorkerSupervisor:
         """Take what the worker tells, until it is gone."""
         while (message := await worker.channel.receive()) is not None:
             match message:
+                case Pong():
+                    worker.pulse.note_pong()
+                    continue
                 case WorkerReady():
                     worker.is_ready = True
                 case WorkerIdle():
@@ -199,8 +215,7 @@ class WorkerSupervisor:
                     self._give_up(message.message, is_usage=True)
             self._on_change()
 
-    def _note_end(self, name: str, returncode: int) -> None:
-        how = describe_end(returncode)
+    def _note_end(self, name: str, how: str) -> None:
         num_crashes = self._budget.note_crash()
         logger.error("API worker %s ended (%s), crash %d of %d", name, how, num_crashes, MAX_CRASHES)
         if self._budget.is_spent:

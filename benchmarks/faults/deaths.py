@@ -153,6 +153,26 @@ def killed_worker() -> list[Row]:
         ]
 
 
+def hung_worker() -> list[Row]:
+    """SIGSTOP to one of two API workers at rest: new connections that the kernel gives to it wait for its end."""
+    with Server(32, "--api-workers", "2") as server:
+        server.note_rest()
+        victim, _ = server.workers
+        victim.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        while victim in server.workers or len(server.workers) < 2:
+            assert time.monotonic() - began < 60
+            time.sleep(0.02)
+        server.wait_until_ready(30)
+        seconds = time.monotonic() - began
+        statuses = [server.get(server.ready_path, 1.0) for _ in range(16)]
+        return [
+            at_most("API worker SIGSTOP: replaced and ready", seconds, 10.0, "s"),
+            is_none("API worker SIGSTOP: refused after that", sum(s != 200 for s in statuses), "of 16"),
+            at_rest("API worker SIGSTOP", server.unrest()),
+        ]
+
+
 def drained() -> list[Row]:
     """SIGTERM under load: some requests end by themselves, one would go on for ever. Then SIGTERM twice."""
 

@@ -10,6 +10,7 @@ import pytest
 
 from remuda.engine.errors import InvalidRequestError, QueueFullError
 from remuda.engine.grammar import Grammar
+from remuda.engine.sampling_params import SamplingParams
 from remuda.server import grammar_check
 from remuda.server.grammar_check import COMMAND, GrammarChecker
 
@@ -71,6 +72,23 @@ def test_good_and_bad_in_turn_by_one_process() -> None:
     run(work)
 
 
+def test_the_engine_is_sent_lark_and_no_gbnf() -> None:
+    async def work(checker: GrammarChecker) -> None:
+        params = SamplingParams(grammar=Grammar("grammar", 'root ::= "a" | "b" root\n', "guided_grammar"))
+        # Judged, and then remembered.
+        for _ in range(2):
+            sent = (await checker.checked(params)).grammar
+            assert sent is not None
+            assert (sent.kind, sent.param) == ("lark", "guided_grammar")
+            assert "::=" not in sent.text
+            await checker.check(sent)
+        assert "not a GBNF" in await refused(checker, Grammar("grammar", "root ::= (\n"))
+        regex = SamplingParams(grammar=GOOD)
+        assert await checker.checked(regex) is regex
+
+    run(work)
+
+
 @pytest.mark.parametrize("kind", ["die", "hang"])
 def test_a_grammar_that_kills_or_hangs_fails_alone(kind: str) -> None:
     async def work(checker: GrammarChecker) -> None:
@@ -80,7 +98,7 @@ def test_a_grammar_that_kills_or_hangs_fails_alone(kind: str) -> None:
             checker.check(Grammar("regex", kind)), checker.check(OTHER), return_exceptions=True
         )
         assert isinstance(both[0], InvalidRequestError)
-        assert both[1] is None
+        assert both[1] == OTHER
         assert checker.pid != first
         assert not psutil.pid_exists(first or 0)
         # One that kills is remembered; one that takes too long may have met a busy machine.
@@ -129,7 +147,7 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
         assert checker.num_verdicts == 3
         waiting = [checker.check(Grammar("regex", f"b{i}")) for i in range(4)]
         results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert [type(result) for result in results] == [type(None), type(None), QueueFullError, QueueFullError]
+        assert [type(result) for result in results] == [Grammar, Grammar, QueueFullError, QueueFullError]
         monkeypatch.setattr(grammar_check, "MAX_VERDICT_CHARS", 6)
         await checker.check(Grammar("regex", "c00"))
         await checker.check(Grammar("regex", "c1"))

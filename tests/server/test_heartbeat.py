@@ -1,13 +1,23 @@
 """When an engine counts as hung: the verdict, and what a process does."""
 
+import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from remuda.server.heartbeat import MAX_BUSY_TICKS, MAX_IDLE_TICKS, TICK_S, ActivityMeter, Pulse
+from remuda.server import heartbeat
+from remuda.server.heartbeat import (
+    MAX_BUSY_TICKS,
+    MAX_BUSY_WORKER_TICKS,
+    MAX_IDLE_TICKS,
+    TICK_S,
+    ActivityMeter,
+    Pulse,
+    WorkerPulse,
+)
 from tests.server.fakes import eventually
 
 
@@ -35,6 +45,7 @@ def test_long_step_is_no_hang() -> None:
 
 def test_endless_loop_is_a_hang() -> None:
     assert ticks(Pulse(), MAX_BUSY_TICKS, is_busy=True)[-1]
+    assert ticks(Pulse(MAX_BUSY_WORKER_TICKS), MAX_BUSY_WORKER_TICKS, is_busy=True)[-1]
 
 
 @pytest.fixture
@@ -70,6 +81,42 @@ def test_process_that_has_ended_is_left_to_its_supervisor() -> None:
         process.kill()
         process.wait()
     assert meter.is_busy()
+
+
+STOPPED_WITH_A_CHILD = """
+import os, signal, subprocess
+with subprocess.Popen(["sleep", "20"]) as child:
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+async def watched_until_hung(pulse: WorkerPulse) -> bool:
+    """Whether the worker was found to hang, at a fast tick."""
+    verdict = asyncio.Event()
+    watch = asyncio.create_task(pulse.watch(verdict.set))
+    await asyncio.wait([watch], timeout=3)
+    watch.cancel()
+    return verdict.is_set()
+
+
+@pytest.mark.parametrize("process", [STOPPED_WITH_A_CHILD, "while True: pass"], indirect=True)
+def test_worker_that_answers_no_more_is_hung(
+    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "TICK_S", 0.02)
+    pulse = WorkerPulse(process.pid, lambda: None)
+    pulse.note_pong()
+    assert asyncio.run(watched_until_hung(pulse))
+
+
+@pytest.mark.parametrize("process", ["time.sleep(600)"], indirect=True)
+@pytest.mark.parametrize("ping", [lambda pulse: pulse.note_pong(), lambda pulse: None], ids=["answers", "loads"])
+def test_worker_that_answers_or_has_not_begun_to_is_well(
+    process: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch, ping: Callable[[WorkerPulse], None]
+) -> None:
+    monkeypatch.setattr(heartbeat, "TICK_S", 0.02)
+    pulse = WorkerPulse(process.pid, lambda: ping(pulse))
+    assert not asyncio.run(watched_until_hung(pulse))
 
 
 def readings_of(meter: ActivityMeter, count: int) -> list[bool]:

@@ -1,5 +1,6 @@
 """Several API workers: connections spread, a dead one is replaced and its requests end, the others go on."""
 
+import signal
 import socket
 import threading
 from typing import Any
@@ -77,6 +78,19 @@ def test_one_worker_dies_and_the_others_go_on() -> None:
         server.stop()
         for reader in readers:
             reader.join(30)
+
+
+@pytest.mark.e2e
+def test_worker_that_hangs_is_replaced() -> None:
+    with serving("demo", "--num-slots", "4", "--api-workers", "2") as server:
+        hung, other = server.workers
+        hung.send_signal(signal.SIGSTOP)
+        assert eventually(lambda: hung not in server.workers and len(server.workers) == 2, within_s=30)
+        assert other in server.workers
+        assert "ended (hung), crash 1" in server.log
+        with server.http() as http:
+            new = {"connection": "close"}
+            assert eventually(lambda: all(is_ready(http.get("/health", headers=new)) for _ in range(8)))
 
 
 @pytest.mark.e2e
