@@ -129,6 +129,8 @@ class EngineCore:
     def step(self) -> list[SequenceOutput]:
         """Advance everybody by one step, and say what a step brought to whom: this one, or the one before.
 
+        Where both are read at once, because a grammar joins, a sequence appears twice, in the order of its tokens.
+
         Where the runner raises, everybody in a step under way ends with an error, which the next call tells.
         """
         if self._failures:
