@@ -230,7 +230,10 @@ class EngineCore:
         """Go on in the grammar; what ends the sequence where the token that was drawn does not count."""
         if guide.error is None and guide.is_finished:
             self._scheduler.finish(sequence)
-            return SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="stop")
+            output = SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="stop")
+            if sequence.num_tokens == 1:
+                self._attach_first(output, sequence.request)
+            return output
         if guide.error is None and token not in sequence.request.stop_ids:
             guide.accept(token)
         return None if guide.error is None else self._fail(sequence, guide.error)
