@@ -129,6 +129,8 @@ class EngineCore:
     def step(self) -> list[SequenceOutput]:
         """Advance everybody by one step, and say what a step brought to whom: this one, or the one before.
 
+        Where both are read at once, because a grammar joins, a sequence appears twice, in the order of its tokens.
+
         Where the runner raises, everybody in a step under way ends with an error, which the next call tells.
         """
         if self._failures:
@@ -228,7 +230,10 @@ class EngineCore:
         """Go on in the grammar; what ends the sequence where the token that was drawn does not count."""
         if guide.error is None and guide.is_finished:
             self._scheduler.finish(sequence)
-            return SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="stop")
+            output = SequenceOutput(sequence.request.request_id, sequence.index, [], finish_reason="stop")
+            if sequence.num_tokens == 1:
+                self._attach_first(output, sequence.request)
+            return output
         if guide.error is None and token not in sequence.request.stop_ids:
             guide.accept(token)
         return None if guide.error is None else self._fail(sequence, guide.error)

@@ -75,6 +75,9 @@ class _Run:
     def take(self, output: SequenceOutput) -> None:
         """Add what a step brought."""
         completion = self.output.completions[output.index]
+        if completion.finish_reason is not None:
+            # The same step may bring a token more to a sequence that a stop string has just ended.
+            return
         if output.finish_reason == "error":
             self._engine.core.abort(self.request_id)
             self.error = UnhealthyStateError(output.error or "the engine ended the request")

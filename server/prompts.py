@@ -127,9 +127,12 @@ async def encode_chat(
         described = [tool.for_template() for tool in tools]
     num_chars = sum(len(message["content"]) for message in rendered)
 
+    def render(final_content: str) -> str:
+        conversation = [*rendered[:-1], {**rendered[-1], "content": final_content}]
+        return template.render(conversation, options.add_generation_prompt, options.variables, described)
+
     def encode() -> Prompt:
-        text = template.render(rendered, options.add_generation_prompt, options.variables, described)
-        text = options.end_prompt(text, rendered[-1]["content"])
+        text = options.prompt(render, rendered[-1]["content"])
         token_ids = tokenizer.encode(text, add_bos=False)
         if not token_ids:
             raise InvalidRequestError("the conversation renders to an empty prompt", param="messages")

@@ -1,6 +1,7 @@
 """What a chat request may say about the rendering of its prompt. The rendering is engine/chat_template.py's."""
 
-from collections.abc import Mapping
+import secrets
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,20 +25,24 @@ class TemplateOptions:
     continue_final_message: bool = False
     variables: Mapping[str, TemplateValue] = field(default_factory=dict)
 
-    def end_prompt(self, rendered: str, final_content: str) -> str:
-        """The rendered prompt, cut after the last message's text where the model is to continue that.
+    def prompt(self, render: Callable[[str], str], final_content: str) -> str:
+        """The prompt, cut after the last message's text where the model is to continue that.
 
+        render: gives the prompt with another text in the place of the last message's, `final_content`.
         Raises InvalidRequestError where there is no such text to continue.
         """
+        whole = render(final_content)
         if not self.continue_final_message:
-            return rendered
-        start = rendered.rfind(final_content.strip()) if final_content.strip() else -1
-        if start < 0:
-            reason = "the last message is empty, or the chat template does not show it"
-            raise InvalidRequestError(f"continue_final_message: {reason}", param="continue_final_message")
-        # Templates may strip a message; what they keep of the space around it stays.
-        whole = rendered.rfind(final_content)
-        return rendered[: start + len(final_content.strip()) if whole < 0 else whole + len(final_content)]
+            return whole
+        # Templates may strip a message; what they keep of the space after it stays.
+        for content in (final_content, final_content.rstrip()) if final_content.strip() else ():
+            # The text itself may stand in other messages too, or in what the template writes after it.
+            mark = secrets.token_hex(16)
+            before, found, _ = render(content + mark).rpartition(mark)
+            if found and whole.startswith(before):
+                return before
+        reason = "the last message is empty, or the chat template does not show it as it stands"
+        raise InvalidRequestError(f"continue_final_message: {reason}", param="continue_final_message")
 
 
 def template_options(

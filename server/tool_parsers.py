@@ -78,6 +78,7 @@ class ToolCallParser:
         held, self._held = self._held, ""
         if self._scanner is not None:
             held = "" if self._scanner.has_started else held + self._scanner.raw
+            self.num_calls += self._scanner.has_started and self._scanner.has_arguments
         if not self._is_closing and not (self.num_calls and not held.strip(" \n\r\t;")):
             self._emit(held, events)
         return events

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from safetensors.torch import load_file
 from remuda.engine import Engine, EngineConfig, SamplingParams
 from remuda.engine.errors import CheckpointError, ConfigError, InvalidRequestError, UnhealthyStateError
 from remuda.engine.grammar import Grammar
+from remuda.engine.start import build_core
+from remuda.engine.tokenizer import SpecialTokens
+from remuda.engine.wire import SequenceOutput
+from remuda.kernels.sample import reference as reference_sample
 
 DATA = Path(__file__).parents[1] / "data" / "longhorn-stories"
 EXPECTED = json.loads((DATA / "expected.json").read_text())
@@ -168,3 +173,33 @@ def test_grammars(engine: Engine) -> None:
     assert {completion.finish_reason for completion in found} == {"stop"}
     with pytest.raises(InvalidRequestError, match="grammar: "):
         engine.generate("Once", SamplingParams(grammar=Grammar("regex", "(")))
+
+
+def test_a_stop_string_ends_a_sequence_to_which_the_same_step_brings_a_token_more() -> None:
+    engine = Engine("demo", backend="cpu", num_slots=2)
+    model = engine.core.runner._model
+    model.backend = replace(model.backend, sample=reference_sample)
+    special = SpecialTokens(engine.tokenizer.bos_token_id, engine.tokenizer.eos_token_ids)
+    config = EngineConfig(num_slots=2, max_batch_tokens=16, prefill_chunk=8)
+    engine.core = build_core(model, config, special=special, depth=1, grammars=engine.core.grammars)
+    greedy = engine.generate("Once upon a time", SamplingParams(max_tokens=8, temperature=0.0))[0].completions[0]
+    step, num_twice = engine.core.step, 0
+
+    def checked() -> list[SequenceOutput]:
+        nonlocal num_twice
+        assert engine.core.has_work, "nothing is left to do, but it goes on"
+        outputs = step()
+        num_twice += len(outputs) > len({output.request_id for output in outputs})
+        return outputs
+
+    engine.core.step = checked  # type: ignore[method-assign]
+    bound = SamplingParams(max_tokens=5, temperature=0.0, grammar=Grammar("regex", "[a-z ]+"))
+    # The grammar joins at the step after that which completes the stop string, for one of these lengths.
+    for length in (9, 17, 25, 33):
+        for token in greedy.token_ids[2:6]:
+            stop = engine.tokenizer.token_text(token)
+            params = SamplingParams(max_tokens=40, temperature=0.0, stop=(stop,))
+            result = engine.generate(["Once upon a time", [5] * length], [params, bound])[0].completions[0]
+            assert result.finish_reason == "stop"
+            assert greedy.text.startswith(result.text)
+    assert num_twice

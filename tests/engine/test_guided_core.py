@@ -115,6 +115,16 @@ def test_an_empty_text_without_an_end_token_ends_at_once() -> None:
     assert [(o.token_ids, o.finish_reason) for o in outputs] == [([], "stop")]
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_what_comes_once_comes_with_an_empty_text_too(n: int) -> None:
+    requests = [([5, 6], guided("", ignore_eos=True, prompt_logprobs=0, n=n, max_tokens=9))]
+    outputs = run_all(core_of(), requests)
+    (first,) = outputs[("r0", 0)]
+    assert first.prompt_logprobs is not None
+    assert [entry is None for entry in first.prompt_logprobs] == [True, False]
+    assert first.queued_s is not None
+
+
 def test_logprobs_are_those_of_the_model_alone() -> None:
     params = {"temperature": 0.0, "max_tokens": 1, "logprobs": 3}
     free, bound = (

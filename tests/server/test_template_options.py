@@ -1,5 +1,6 @@
 """What requests may tell the chat template, and how a message is continued."""
 
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -70,20 +71,30 @@ def test_variables_reach_the_template_and_hide_none_of_its_own() -> None:
     assert template.render([], variables=variables) == "<bos>3False"
 
 
+CHATML = "<|im_start|>user\nyes: no<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n"
+
+
 @pytest.mark.parametrize(
-    ("rendered", "content", "expected"),
+    ("template", "strips", "content", "expected"),
     [
-        ("<a>say it<end>", "say it", "<a>say it"),
-        ("<a>say it<end>", "  say it ", "<a>say it"),
-        ("<a>say it <end>", "say it ", "<a>say it "),
-        ("<u>yes<a>yes<end>", "yes", "<u>yes<a>yes"),
+        ("<u>yes<a>{}<end>", False, "yes", "<u>yes<a>yes"),
+        ("<u>yes<a>{}<end>", False, " yes ", "<u>yes<a> yes "),
+        ("<u>yes<a>{}<end>", True, " yes ", "<u>yes<a>yes"),
+        # The text as it was sent stands in another message alone.
+        ("<u>yes: no<a>{}<end>", True, "yes: ", "<u>yes: no<a>yes:"),
+        (CHATML, True, "end", CHATML.partition("{}")[0] + "end"),
+        (CHATML, False, "m", CHATML.partition("{}")[0] + "m"),
     ],
 )
-def test_where_a_message_is_cut(rendered: str, content: str, expected: str) -> None:
-    assert TemplateOptions(continue_final_message=True).end_prompt(rendered, content) == expected
-    assert TemplateOptions().end_prompt(rendered, content) == rendered
+def test_where_a_message_is_cut(template: str, strips: bool, content: str, expected: str) -> None:
+    def render(text: str) -> str:
+        return template.format(text.strip() if strips else text)
+
+    assert TemplateOptions(continue_final_message=True).prompt(render, content) == expected
+    assert TemplateOptions().prompt(render, content) == render(content)
 
 
-def test_a_message_that_the_template_does_not_show() -> None:
+@pytest.mark.parametrize("show", [str.upper, lambda _: "say it", lambda text: text[:20]])
+def test_a_message_that_the_template_does_not_show(show: Callable[[str], str]) -> None:
     with pytest.raises(InvalidRequestError, match="does not show it"):
-        TemplateOptions(continue_final_message=True).end_prompt("<a>SAY IT<end>", "say it")
+        TemplateOptions(continue_final_message=True).prompt(lambda text: f"<a>{show(text)}<end>", "say it")

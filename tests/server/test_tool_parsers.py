@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from remuda.server.tool_calls import CallArguments, CallStart, TextPiece
+from remuda.server.tool_calls import MAX_HELD_CHARS, CallArguments, CallScanner, CallStart, TextPiece
 from remuda.server.tool_parsers import ToolCallParser
 
 NAMES = ("get_weather", "f")
@@ -43,6 +43,7 @@ def cuts(text: str) -> list[list[str]]:
 
 
 F = ("f", "{}")
+A = ("f", '{"a":1}')
 ARGUMENTS = json.loads(WEATHER)["arguments"]
 HERMES: list[tuple[str, str, list[Any]]] = [
     ("", "", []),
@@ -66,6 +67,14 @@ HERMES: list[tuple[str, str, list[Any]]] = [
     (tagged('{"name": "f", "arguments": "no"}'), tagged('{"name": "f", "arguments": "no"}'), []),
     (tagged('{"name": 5, "arguments": {}}'), tagged('{"name": 5, "arguments": {}}'), []),
     (tagged("not json"), tagged("not json"), []),
+    # The brace of the object itself is missing.
+    (tagged('{"name":"f","arguments":{"a":1}') + "\n" + tagged('{"name":"f"}') + "\nOk.", "\nOk.", [A, F]),
+    ('<tool_call>{"name":"f","arguments":{"a":1}', "", [A]),
+    ('<tool_call>{"name":"f","arguments":{"a":1} bye', "bye", [A]),
+    (tagged('{"arguments":{"a":1}, "name":"f"') + "bye", "bye", [A]),
+    # Once complete, the arguments do not change.
+    (tagged('{"name":"f","arguments":{"a":1},"arguments":{"b":2}}') + "bye", "bye", [A]),
+    (tagged('{"name":"f","arguments":{"a":1},"k":-1.5e3,"l":[{}],"m":null}') + "bye", "bye", [A]),
     ("x " + tagged('{"a": 1}') + " y", "x " + tagged('{"a": 1}') + " y", []),
     ("x\n" + tagged('{"a": 1}') + "\n" + tagged('{"name": "f"}'), "x\n" + tagged('{"a": 1}'), [F]),
     (" " * 300 + "x", " " * 300 + "x", []),
@@ -74,6 +83,7 @@ LLAMA: list[tuple[str, str, list[Any]]] = [
     ("Just text {", "Just text {", []),
     ('{"name": "f", "parameters": {"a": 1}}', "", [("f", '{"a": 1}')]),
     (' {"name": "f", "parameters": {}}; {"name": "f", "arguments": {"b": 2}} ', "", [F, ("f", '{"b": 2}')]),
+    ('{"name": "f", "parameters": {"a":1}; {"name": "f", "parameters": {}}', "", [A, F]),
     ('{"answer": 42}', '{"answer": 42}', []),
     ('Look: {"name": "f", "parameters": {}}', 'Look: {"name": "f", "parameters": {}}', []),
 ]
@@ -120,6 +130,44 @@ def test_calls_over_the_limit_are_left_out() -> None:
     text = "\n".join(tagged(f'{{"name": "f", "arguments": {{"a": {i}}}}}') for i in range(3))
     for pieces in cuts(text):
         assert gathered(pieces, max_calls=1) == ("", [("f", '{"a": 0}')])
+
+
+def test_a_call_whose_arguments_are_complete_counts() -> None:
+    parser = ToolCallParser("hermes", NAMES)
+    parser.push('<tool_call>{"name": "f", "arguments": {"a": 1')
+    parser.finish()
+    assert parser.num_calls == 0
+    parser.push("}")
+    parser.finish()
+    assert parser.num_calls == 1
+
+
+def test_what_is_held_back_has_a_limit() -> None:
+    longest = '{"a": "' + "x" * (MAX_HELD_CHARS - len('{"a": "'))
+    for pieces in ([longest, '"}'], [longest[:-1], longest[-1], '"}'], [longest + '"}']):
+        scanner = CallScanner(0, NAMES)
+        rest = "".join(scanner.push(piece)[1] if not scanner.has_failed else piece for piece in pieces)
+        assert (scanner.raw, scanner.has_failed, rest) == (longest, True, '"}')
+        assert gathered(["<tool_call>", *pieces]) == (f'<tool_call>{longest}"}}', [])
+    scanner = CallScanner(0, NAMES)
+    scanner.push('{"name": "f", "arguments": {"a": "')
+    assert scanner.push("x" * MAX_HELD_CHARS) == ([CallArguments(0, "x" * MAX_HELD_CHARS)], "")
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama3_json"])
+@pytest.mark.parametrize("max_calls", [None, 1])
+def test_garbage_is_the_same_however_it_is_cut(name: str, max_calls: int | None) -> None:
+    rng = random.Random(5)
+    parts = (
+        '<tool_call> </tool_call> {"name":"f" ,"arguments":{"a":1} } { " , : [ ] {"name":"g","arguments":{}} '
+        'hello "parameters":{"x":"}"} ; \\ <tool "arguments":"{}" {"arguments":{"q":"\\u00e9\\""},"name":"f"} null '
+        '"name":"f"'
+    ).split(" ")
+    parts += [" ", "\n", " " * 30]
+    for _ in range(400):
+        text = "".join(rng.choice(parts) for _ in range(rng.randint(1, 12)))
+        whole, *others = (gathered(pieces, name, max_calls) for pieces in cuts(text))
+        assert others == [whole] * len(others), text
 
 
 def test_garbage_never_raises_and_text_without_calls_is_kept() -> None:
