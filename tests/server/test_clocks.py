@@ -26,9 +26,9 @@ def wall_clock_reads(path: Path) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "int":
             dates |= {id(argument) for argument in node.args}
-        elif (isinstance(node, ast.Attribute) and node.attr == "strftime") or (
-            isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "unix_ns"
-        ):
+        elif isinstance(node, ast.Attribute) and node.attr == "strftime":
+            dates.add(id(node.value))
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "unix_ns":
             dates.add(id(node.value))
     return [
         f"{path.relative_to(ROOT)}:{node.lineno}"

@@ -20,7 +20,6 @@ PATHS = {
     "/health": {"get"},
     "/ready": {"get"},
     "/version": {"get"},
-    "/metrics": {"get"},
     "/v1/models": {"get"},
     "/v1/models/{model_id}": {"get"},
     "/v1/completions": {"post"},
