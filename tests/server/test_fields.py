@@ -40,10 +40,6 @@ MODELS: Final = {
     "/v1/responses": ResponseRequest,
     "/v1/embeddings": EmbeddingRequest,
 }
-# Documented as they are meant to be, and not built yet.
-PENDING_FIELDS: Final = frozenset(
-    ("/v1/responses", name) for name in ("response_format", "text", "tool_choice", "tools")
-)
 
 
 def fields_of_openai(path: str) -> set[str]:
@@ -116,15 +112,7 @@ def probe() -> Iterator[Probe]:
     engine.stop()
 
 
-@pytest.mark.parametrize(
-    ("path", "name", "state"),
-    [
-        pytest.param(*row, marks=pytest.mark.xfail(reason="not merged yet", strict=True))
-        if row[:2] in PENDING_FIELDS
-        else row
-        for row in ROWS
-    ],
-)
+@pytest.mark.parametrize(("path", "name", "state"), ROWS)
 def test_row(probe: Probe, path: str, name: str, state: State) -> None:
     base = BASES[path] | NEEDS.get((path, name), {})
     echo = name if state == "ignored" else None
