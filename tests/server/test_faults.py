@@ -39,7 +39,8 @@ def test_death_under_way_ends_a_stream_with_an_error(
     with http.stream("POST", path, json={**body, "stream": True}) as answer:
         assert answer.status_code == 200
         lines = answer.iter_lines()
-        assert next(lines).startswith("data: {")
+        # Comments come before it where the machine is slow.
+        assert any(line.startswith("data: {") for line in lines)
         server.call(lambda: server.link.disconnect(EngineDeadError("the engine process ended (SIGKILL)")))
         rest = [line for line in lines if line]
     error = json.loads(rest[-1].removeprefix("data: "))["error"]
