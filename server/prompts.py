@@ -119,12 +119,13 @@ async def encode_chat(
     """
     if not messages:
         raise InvalidRequestError("messages is empty", param="messages")
-    rendered = [_message(i, message) for i, message in enumerate(messages)]
-    described = None
-    if not template.knows_tools:
-        rendered = plain_messages(rendered, tools)
-    elif tools:
-        described = [tool.for_template() for tool in tools]
+
+    def prepare() -> list[dict[str, Any]]:
+        parsed = [_message(i, message) for i, message in enumerate(messages)]
+        return parsed if template.knows_tools else plain_messages(parsed, tools)
+
+    rendered = await off_loop(prepare) if _is_long(messages) else prepare()
+    described = [tool.for_template() for tool in tools] if tools and template.knows_tools else None
     num_chars = sum(len(message["content"]) for message in rendered)
 
     def encode() -> Prompt:
@@ -137,6 +138,22 @@ async def encode_chat(
 
     # However short the messages are, a template may work on them for most of a second before its budget ends.
     return await off_loop(encode, None if num_chars > OFF_LOOP_CHARS else _SHORT_PROMPTS)
+
+
+def _is_long(messages: list[ChatMessage]) -> bool:
+    """What they hold has more than OFF_LOOP_CHARS characters and items together. Counts no further than that."""
+    size, waiting = 0, list[object](messages)
+    while waiting and size <= OFF_LOOP_CHARS:
+        item = waiting.pop()
+        size += len(item) if isinstance(item, str) else 1
+        match item:
+            case ChatMessage():
+                waiting += (item.content, item.model_extra)
+            case dict():
+                waiting += item.values()
+            case list():
+                waiting += item
+    return size > OFF_LOOP_CHARS
 
 
 async def off_loop(work: Callable[[], Result], threads: Executor | None = None) -> Result:

@@ -62,17 +62,18 @@ def plain_messages(messages: Sequence[dict[str, Any]], tools: Sequence[FunctionT
     Results that follow each other become one message, since many templates want user and assistant in turn.
     """
     plain: list[dict[str, Any]] = []
+    # Of the results that follow each other; joined once, since there may be tens of thousands.
+    results: list[str] = []
     if tools:
         plain.append({"role": "system", "content": _instruction(tools)})
-    was_result = False
     for message in messages:
         if message["role"] == "tool":
-            result = f"<tool_response>\n{message['content']}\n</tool_response>"
-            if was_result:
-                plain[-1]["content"] += f"\n{result}"
-            else:
-                plain.append({"role": "user", "content": result})
-        elif len(plain) == 1 and tools and message["role"] == "system":
+            results.append(f"<tool_response>\n{message['content']}\n</tool_response>")
+            continue
+        if results:
+            plain.append({"role": "user", "content": "\n".join(results)})
+            results = []
+        if len(plain) == 1 and tools and message["role"] == "system":
             plain[0]["content"] = f"{message['content']}\n\n{plain[0]['content']}"
         elif "tool_calls" in message:
             calls = [_call_text(call["function"]) for call in message["tool_calls"]]
@@ -80,7 +81,8 @@ def plain_messages(messages: Sequence[dict[str, Any]], tools: Sequence[FunctionT
             plain.append({"role": "assistant", "content": content})
         else:
             plain.append(message)
-        was_result = message["role"] == "tool"
+    if results:
+        plain.append({"role": "user", "content": "\n".join(results)})
     return plain
 
 

@@ -1,6 +1,7 @@
 """prompts: what counts as a prompt, BOS, vocabulary, and messages."""
 
 import asyncio
+import threading
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from remuda.engine.errors import InvalidRequestError
 from remuda.engine.tokenizer import TokenIdTokenizer
 from remuda.server.prompts import Prompt, check_num_choices, encode_chat, encode_prompts, parse_prompts
 from remuda.server.schemas import ChatMessage
+from remuda.server.tool_messages import plain_messages
 from tests.server.fake_info import ASSISTANT, BOS, END, USER, VOCAB_SIZE
 from tests.server.fakes import TEMPLATE, TOKENIZER, byte_tokenizer, ids
 
@@ -139,3 +141,30 @@ def test_no_messages() -> None:
 def test_template_that_renders_nothing() -> None:
     with pytest.raises(InvalidRequestError, match="empty prompt"):
         encode_messages([{"role": "user", "content": "x"}], "{{ '' }}")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "x" * 20_000},
+        {"role": "user", "content": [{"type": "text", "text": "x" * 20_000}]},
+        {"role": "user", "content": [{"type": "text", "text": ""}] * 10_000},
+        {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "x" * 20_000}}]},
+    ],
+)
+def test_long_conversations_are_not_prepared_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, message: dict[str, Any]
+) -> None:
+    threads = []
+
+    def note(*args: Any) -> list[dict[str, Any]]:
+        threads.append(threading.current_thread())
+        return plain_messages(*args)
+
+    monkeypatch.setattr("remuda.server.prompts.plain_messages", note)
+    short = {"role": "user", "content": "x"}
+    encode_messages([short])
+    encode_messages([message])
+    encode_messages([short] * 20_000)
+    assert threads[0] is threading.main_thread()
+    assert threading.main_thread() not in threads[1:]
