@@ -56,6 +56,12 @@ def _check_num_parts(body: bytes) -> None:
         raise _invalid(f"it has more than {MAX_PARTS} objects, lists, names or strings")
 
 
+def num_parts(text: bytes) -> int:
+    """Objects, lists and names, or strings where they are more, of a JSON text, if it is one."""
+    rest, num_strings = _STRING.subn(b"", text)
+    return max(_num_marks(rest), num_strings)
+
+
 def _num_marks(body: bytes) -> int:
     return sum(map(body.count, _MARKS))
 

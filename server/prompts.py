@@ -11,7 +11,7 @@ from remuda.engine.errors import InvalidRequestError
 from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer
 from remuda.server.schemas import ChatMessage
 from remuda.server.template_options import TemplateOptions
-from remuda.server.tool_messages import check_call_id, parse_tool_calls, plain_messages
+from remuda.server.tool_messages import check_arguments, check_call_id, parse_tool_calls, plain_messages
 from remuda.server.tools import FunctionTool
 
 Result = TypeVar("Result")
@@ -19,8 +19,8 @@ AnyTokenizer = Tokenizer | TokenIdTokenizer
 
 # Choices of one HTTP request: prompts × n.
 MAX_CHOICES_PER_REQUEST: Final = 1024
-# Log-probabilities of prompt tokens in one HTTP request: tokens × (k + 1).
-MAX_PROMPT_LOGPROBS: Final = 1_000_000
+# Log-probabilities of prompt tokens in one HTTP request: tokens × (k + 1). Each is a few microseconds of the loop.
+MAX_PROMPT_LOGPROBS: Final = 100_000
 # Characters from which rendering and tokenizing leave the event loop (about 5 ms of work).
 OFF_LOOP_CHARS: Final = 16_384
 # Short conversations do not wait behind the tokenizing of megabytes.
@@ -121,6 +121,7 @@ async def encode_chat(
         raise InvalidRequestError("messages is empty", param="messages")
 
     def prepare() -> list[dict[str, Any]]:
+        check_arguments((message.model_extra or {}).get("tool_calls") for message in messages)
         parsed = [_message(i, message) for i, message in enumerate(messages)]
         return parsed if template.knows_tools else plain_messages(parsed, tools)
 

@@ -1,6 +1,7 @@
 """prompts: what counts as a prompt, BOS, vocabulary, and messages."""
 
 import asyncio
+import json
 import threading
 from typing import Any
 
@@ -168,3 +169,21 @@ def test_long_conversations_are_not_prepared_on_the_event_loop(
     encode_messages([short] * 20_000)
     assert threads[0] is threading.main_thread()
     assert threading.main_thread() not in threads[1:]
+
+
+@pytest.mark.parametrize("item", ["{}", "[]", '""'])
+def test_arguments_are_no_way_around_the_limit_of_parts(monkeypatch: pytest.MonkeyPatch, item: str) -> None:
+    """In a body they are one string. Together they have 70,000 items, and none of them is parsed."""
+    arguments = '{"a": [' + ",".join([item] * 35_000) + "]}"
+    message = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}]}
+    assert encode_messages([message])
+    monkeypatch.delattr("remuda.server.tool_messages.json.loads")
+    with pytest.raises(InvalidRequestError, match="over the limit of 65536") as caught:
+        encode_messages([message, {"role": "user", "content": "x"}, message])
+    assert caught.value.param == "messages"
+
+
+def test_marks_in_strings_of_arguments_are_text() -> None:
+    arguments = json.dumps({"code": "{[:" * 70_000})
+    message = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}]}
+    assert encode_messages([message])
