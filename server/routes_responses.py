@@ -10,7 +10,7 @@ from remuda.server.errors import ApiError
 from remuda.server.generation import Generation
 from remuda.server.json_body import StrictRoute
 from remuda.server.param_names import renamed
-from remuda.server.prompts import Prompt, encode_chat
+from remuda.server.prompts import Prompt, encode_chat, off_loop
 from remuda.server.response_store import StoredResponse
 from remuda.server.responses_format import ResponsesFormat
 from remuda.server.responses_input import Item, new_id, parse_input, to_messages
@@ -130,7 +130,8 @@ async def _encode(request: ResponseRequest, items: list[Item], state: ServerStat
     earlier = await _earlier_items(request.previous_response_id, state)
     with renamed("messages", "input"):
         template = state.require_chat_template()
-        return await encode_chat(to_messages(request.instructions, earlier + items), template, state.tokenizer)
+        messages = await off_loop(lambda: to_messages(request.instructions, earlier + items))
+        return await encode_chat(messages, template, state.tokenizer)
 
 
 async def _earlier_items(previous_id: str | None, state: ServerState) -> list[Item]:
