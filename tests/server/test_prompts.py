@@ -10,7 +10,14 @@ import pytest
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.tokenizer import TokenIdTokenizer
-from remuda.server.prompts import Prompt, check_num_choices, encode_chat, encode_prompts, parse_prompts
+from remuda.server.prompts import (
+    Prompt,
+    check_num_choices,
+    check_num_prompt_logprobs,
+    encode_chat,
+    encode_prompts,
+    parse_prompts,
+)
 from remuda.server.schemas import ChatMessage
 from remuda.server.tool_messages import plain_messages
 from tests.server.fake_info import ASSISTANT, BOS, END, USER, VOCAB_SIZE
@@ -187,3 +194,12 @@ def test_marks_in_strings_of_arguments_are_text() -> None:
     arguments = json.dumps({"code": "{[:" * 70_000})
     message = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}]}
     assert encode_messages([message])
+
+
+def test_prompt_logprobs_of_a_whole_request() -> None:
+    check_num_prompt_logprobs([Prompt([5] * 50_000)], 1, "prompt_logprobs")
+    check_num_prompt_logprobs([Prompt([5] * 1_000_000)], None, "prompt_logprobs")
+    for num_prompts, num_tokens, num_top in ((1, 50_001, 1), (2, 25_001, 1), (1, 4762, 20)):
+        with pytest.raises(InvalidRequestError, match="more than the limit of 100000") as caught:
+            check_num_prompt_logprobs([Prompt([5] * num_tokens)] * num_prompts, num_top, "prompt_logprobs")
+        assert caught.value.param == "prompt_logprobs"
