@@ -11,7 +11,7 @@ from remuda.engine.errors import InvalidRequestError
 from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer
 from remuda.server.schemas import ChatMessage
 from remuda.server.template_options import TemplateOptions
-from remuda.server.tool_messages import check_call_id, parse_tool_calls, plain_messages
+from remuda.server.tool_messages import check_arguments, check_call_id, parse_tool_calls, plain_messages
 from remuda.server.tools import FunctionTool
 
 Result = TypeVar("Result")
@@ -19,8 +19,8 @@ AnyTokenizer = Tokenizer | TokenIdTokenizer
 
 # Choices of one HTTP request: prompts × n.
 MAX_CHOICES_PER_REQUEST: Final = 1024
-# Log-probabilities of prompt tokens in one HTTP request: tokens × (k + 1).
-MAX_PROMPT_LOGPROBS: Final = 1_000_000
+# Log-probabilities of prompt tokens in one HTTP request: tokens × (k + 1). Each is a few microseconds of the loop.
+MAX_PROMPT_LOGPROBS: Final = 100_000
 # Characters from which rendering and tokenizing leave the event loop (about 5 ms of work).
 OFF_LOOP_CHARS: Final = 16_384
 # Short conversations do not wait behind the tokenizing of megabytes.
@@ -119,12 +119,14 @@ async def encode_chat(
     """
     if not messages:
         raise InvalidRequestError("messages is empty", param="messages")
-    rendered = [_message(i, message) for i, message in enumerate(messages)]
-    described = None
-    if not template.knows_tools:
-        rendered = plain_messages(rendered, tools)
-    elif tools:
-        described = [tool.for_template() for tool in tools]
+
+    def prepare() -> list[dict[str, Any]]:
+        check_arguments((message.model_extra or {}).get("tool_calls") for message in messages)
+        parsed = [_message(i, message) for i, message in enumerate(messages)]
+        return parsed if template.knows_tools else plain_messages(parsed, tools)
+
+    rendered = await off_loop(prepare) if _is_long(messages) else prepare()
+    described = [tool.for_template() for tool in tools] if tools and template.knows_tools else None
     num_chars = sum(len(message["content"]) for message in rendered)
 
     def render(final_content: str) -> str:
@@ -140,6 +142,22 @@ async def encode_chat(
 
     # However short the messages are, a template may work on them for most of a second before its budget ends.
     return await off_loop(encode, None if num_chars > OFF_LOOP_CHARS else _SHORT_PROMPTS)
+
+
+def _is_long(messages: list[ChatMessage]) -> bool:
+    """What they hold has more than OFF_LOOP_CHARS characters and items together. Counts no further than that."""
+    size, waiting = 0, list[object](messages)
+    while waiting and size <= OFF_LOOP_CHARS:
+        item = waiting.pop()
+        size += len(item) if isinstance(item, str) else 1
+        match item:
+            case ChatMessage():
+                waiting += (item.content, item.model_extra)
+            case dict():
+                waiting += item.values()
+            case list():
+                waiting += item
+    return size > OFF_LOOP_CHARS
 
 
 async def off_loop(work: Callable[[], Result], threads: Executor | None = None) -> Result:

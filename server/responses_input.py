@@ -50,15 +50,20 @@ def to_messages(instructions: str | None, items: list[Item]) -> list[ChatMessage
             continue
         role = item.get("role", "assistant")
         if role != "assistant" or not messages or messages[-1]["role"] != "assistant":
-            messages.append({"role": role, "content": None})
+            messages.append({"role": role, "content": []})
         message = messages[-1]
         if item["type"] == "message":
-            message["content"] = (message["content"] or "") + _text_of(item["content"])
+            message["content"].append(_text_of(item["content"]))
         else:
             function = {"name": item["name"], "arguments": item["arguments"]}
             call = {"id": item["call_id"], "type": "function", "function": function}
             message.setdefault("tool_calls", []).append(call)
-    return [ChatMessage(**message) for message in messages]
+    return [ChatMessage(**{**message, "content": _joined(message["content"])}) for message in messages]
+
+
+def _joined(content: str | list[str]) -> str | None:
+    """The texts of a message in one; None where it has none. Joined once: there may be tens of thousands."""
+    return content if isinstance(content, str) else "".join(content) if content else None
 
 
 def _parse_item(place: str, item: object) -> Item:

@@ -11,7 +11,7 @@ from remuda.server.errors import ApiError
 from remuda.server.generation import Generation
 from remuda.server.json_body import StrictRoute
 from remuda.server.param_names import renamed
-from remuda.server.prompts import Prompt, encode_chat
+from remuda.server.prompts import Prompt, encode_chat, off_loop
 from remuda.server.request_record import RequestRecord
 from remuda.server.response_store import StoredResponse
 from remuda.server.responses_format import ResponsesFormat
@@ -141,7 +141,7 @@ async def _encode(
     earlier = await _earlier_items(request.previous_response_id, state)
     with renamed("messages", "input"):
         template = state.require_chat_template()
-        messages = to_messages(request.instructions, earlier + items)
+        messages = await off_loop(lambda: to_messages(request.instructions, earlier + items))
         return await encode_chat(messages, template, state.tokenizer, tools=tools)
 
 

@@ -79,9 +79,13 @@ def schema_text(schema: object, param: str) -> str:
     if depth > MAX_SCHEMA_DEPTH:
         raise _error(param, f"the schema is nested {depth} deep, over the limit of {MAX_SCHEMA_DEPTH}")
     text = json.dumps(schema, ensure_ascii=False)
+    _check_length(text, param)
+    return text
+
+
+def _check_length(text: str, param: str) -> None:
     if len(text) > MAX_GRAMMAR_CHARS:
         raise _error(param, f"a schema of {len(text)} characters is over the limit of {MAX_GRAMMAR_CHARS}")
-    return text
 
 
 def _structured_outputs(value: object) -> Grammar | None:
@@ -119,6 +123,7 @@ def _parsed(schema: object, param: str) -> object:
     """A schema may come as text, too."""
     if not isinstance(schema, str):
         return schema
+    _check_length(schema, param)
     try:
         return json.loads(schema)
     except (ValueError, RecursionError) as error:

@@ -4,10 +4,11 @@ The plain text is that of the Hermes models, which write and read calls as `<too
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from remuda.engine.errors import InvalidRequestError
+from remuda.server.json_body import MAX_PARTS, num_parts
 from remuda.server.tools import MAX_TOOLS, FunctionTool
 
 _MAX_NAME_CHARS: Final = 256
@@ -27,6 +28,25 @@ def parse_tool_calls(place: str, calls: object) -> list[dict[str, Any]]:
     if not isinstance(calls, list) or len(calls) > MAX_TOOLS:
         raise _error(place, f"must be a list of at most {MAX_TOOLS} calls")
     return [_parse_call(f"{place}.{i}", call) for i, call in enumerate(calls)]
+
+
+def check_arguments(calls: Iterable[object]) -> None:
+    """Bound what the arguments of all calls will be as objects: for the body that brought them they are strings.
+
+    calls: the `tool_calls` of messages, whatever they are. Raises InvalidRequestError.
+    """
+    functions = [
+        call.get("function")
+        for of_one in calls
+        if isinstance(of_one, list)
+        for call in of_one
+        if isinstance(call, dict)
+    ]
+    texts = [function.get("arguments") for function in functions if isinstance(function, dict)]
+    total = sum(num_parts(text.encode()) for text in texts if isinstance(text, str))
+    if total > MAX_PARTS:
+        reason = f"the arguments of all calls have {total} objects, lists and names, over the limit of {MAX_PARTS}"
+        raise _error("messages", reason)
 
 
 def _parse_call(place: str, call: object) -> dict[str, Any]:
@@ -62,17 +82,18 @@ def plain_messages(messages: Sequence[dict[str, Any]], tools: Sequence[FunctionT
     Results that follow each other become one message, since many templates want user and assistant in turn.
     """
     plain: list[dict[str, Any]] = []
+    # Of the results that follow each other; joined once, since there may be tens of thousands.
+    results: list[str] = []
     if tools:
         plain.append({"role": "system", "content": _instruction(tools)})
-    was_result = False
     for message in messages:
         if message["role"] == "tool":
-            result = f"<tool_response>\n{message['content']}\n</tool_response>"
-            if was_result:
-                plain[-1]["content"] += f"\n{result}"
-            else:
-                plain.append({"role": "user", "content": result})
-        elif len(plain) == 1 and tools and message["role"] == "system":
+            results.append(f"<tool_response>\n{message['content']}\n</tool_response>")
+            continue
+        if results:
+            plain.append({"role": "user", "content": "\n".join(results)})
+            results = []
+        if len(plain) == 1 and tools and message["role"] == "system":
             plain[0]["content"] = f"{message['content']}\n\n{plain[0]['content']}"
         elif "tool_calls" in message:
             calls = [_call_text(call["function"]) for call in message["tool_calls"]]
@@ -80,7 +101,8 @@ def plain_messages(messages: Sequence[dict[str, Any]], tools: Sequence[FunctionT
             plain.append({"role": "assistant", "content": content})
         else:
             plain.append(message)
-        was_result = message["role"] == "tool"
+    if results:
+        plain.append({"role": "user", "content": "\n".join(results)})
     return plain
 
 

@@ -128,9 +128,16 @@ class ToolCallParser:
 
 
 def _patterns(opening: str, separator: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What comes before the object of a call, and an end of text which may become that."""
+    """What comes before the object of a call, and an end of text which may become that.
+
+    White space is looked at once, from its beginning on and never backwards: a model may write a great deal of it.
+    """
     if not opening:
         between = rf"\A\s*(?:{re.escape(separator)}\s*)?"
         return re.compile(between + r"(?=\{)"), re.compile(between + r"\Z")
     marks = "|".join(re.escape(opening[:i]) for i in range(1, len(opening)))
-    return re.compile(rf"\s*{opening}\s*(?=\{{)"), re.compile(rf"\s*(?:{marks}|{opening}\s*)?\Z")
+    before = r"(?<!\s)\s*+"
+    return (
+        re.compile(rf"{before}{opening}\s*+(?=\{{)"),
+        re.compile(rf"{before}(?:{marks}|{opening}\s*+)?\Z"),
+    )

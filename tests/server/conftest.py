@@ -88,8 +88,14 @@ class ServerProcess:
         return self._children("remuda.server.worker")
 
     def _children(self, module: str) -> list[psutil.Process]:
-        return [child for child in psutil.Process(self.process.pid).children() if module in child.cmdline()]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            # One that has just died has no command line any more.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found += [child] if module in child.cmdline() else []
+        return found
 
+    @property
     def http_processes(self) -> list[psutil.Process]:
         """All processes of the server but the engine."""
         root, engine = psutil.Process(self.process.pid), self.engine

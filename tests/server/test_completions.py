@@ -188,7 +188,7 @@ def test_prompt_logprobs(http: httpx2.Client) -> None:
 def test_number_of_prompt_logprobs_is_limited(
     http: httpx2.Client, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], param: str | None
 ) -> None:
-    assert prompts.MAX_PROMPT_LOGPROBS == 1_000_000
+    assert prompts.MAX_PROMPT_LOGPROBS == 100_000
     monkeypatch.setattr(prompts, "MAX_PROMPT_LOGPROBS", 100)
     answer = http.post("/v1/completions", json={"model": "fake", "max_tokens": 1, **fields})
     if param is None:

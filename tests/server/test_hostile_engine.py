@@ -157,7 +157,7 @@ def test_hostile_23_slots_of_choices_that_end_apart(demo: ServerProcess, http: h
 
 def memory(server: ServerProcess) -> int:
     """Bytes of all processes that serve HTTP."""
-    return sum(process.memory_info().rss for process in server.http_processes())
+    return sum(process.memory_info().rss for process in server.http_processes)
 
 
 def test_hostile_22_a_slow_reader(demo: ServerProcess, http: httpx2.Client) -> None:

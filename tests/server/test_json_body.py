@@ -1,9 +1,12 @@
 """json_body.parse_json: what it takes, and what is a 400."""
 
+import asyncio
+import threading
+
 import pytest
 
 from remuda.server.errors import ApiError
-from remuda.server.json_body import MAX_PARTS, parse_json
+from remuda.server.json_body import MAX_PARTS, StrictRequest, parse_json
 
 
 @pytest.mark.parametrize(
@@ -57,3 +60,22 @@ def test_refuses(body: bytes, reason: str) -> None:
         parse_json(body)
     assert caught.value.status_code == 400
     assert reason in caught.value.detail
+
+
+@pytest.mark.parametrize(("num_bytes", "is_on_loop"), [(10, True), (300_000, False)])
+def test_large_bodies_are_parsed_off_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, num_bytes: int, is_on_loop: bool
+) -> None:
+    threads = []
+
+    def note(body: bytes) -> object:
+        threads.append(threading.current_thread())
+        return parse_json(body)
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": b'"' + b"x" * num_bytes + b'"', "more_body": False}
+
+    monkeypatch.setattr("remuda.server.json_body.parse_json", note)
+    request = StrictRequest({"type": "http", "method": "POST", "headers": []}, receive)
+    assert asyncio.run(request.json()) == "x" * num_bytes
+    assert [thread is threading.main_thread() for thread in threads] == [is_on_loop]

@@ -1,6 +1,8 @@
 """prompts: what counts as a prompt, BOS, vocabulary, and messages."""
 
 import asyncio
+import json
+import threading
 from typing import Any
 
 import pytest
@@ -8,8 +10,16 @@ import pytest
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.tokenizer import TokenIdTokenizer
-from remuda.server.prompts import Prompt, check_num_choices, encode_chat, encode_prompts, parse_prompts
+from remuda.server.prompts import (
+    Prompt,
+    check_num_choices,
+    check_num_prompt_logprobs,
+    encode_chat,
+    encode_prompts,
+    parse_prompts,
+)
 from remuda.server.schemas import ChatMessage
+from remuda.server.tool_messages import plain_messages
 from tests.server.fake_info import ASSISTANT, BOS, END, USER, VOCAB_SIZE
 from tests.server.fakes import TEMPLATE, TOKENIZER, byte_tokenizer, ids
 
@@ -140,3 +150,57 @@ def test_no_messages() -> None:
 def test_template_that_renders_nothing() -> None:
     with pytest.raises(InvalidRequestError, match="empty prompt"):
         encode_messages([{"role": "user", "content": "x"}], "{{ '' }}")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"role": "user", "content": "x" * 20_000},
+        {"role": "user", "content": [{"type": "text", "text": "x" * 20_000}]},
+        {"role": "user", "content": [{"type": "text", "text": ""}] * 10_000},
+        {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "x" * 20_000}}]},
+    ],
+)
+def test_long_conversations_are_not_prepared_on_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch, message: dict[str, Any]
+) -> None:
+    threads = []
+
+    def note(*args: Any) -> list[dict[str, Any]]:
+        threads.append(threading.current_thread())
+        return plain_messages(*args)
+
+    monkeypatch.setattr("remuda.server.prompts.plain_messages", note)
+    short = {"role": "user", "content": "x"}
+    encode_messages([short])
+    encode_messages([message])
+    encode_messages([short] * 20_000)
+    assert threads[0] is threading.main_thread()
+    assert threading.main_thread() not in threads[1:]
+
+
+@pytest.mark.parametrize("item", ["{}", "[]", '""'])
+def test_arguments_are_no_way_around_the_limit_of_parts(monkeypatch: pytest.MonkeyPatch, item: str) -> None:
+    """In a body they are one string. Together they have 70,000 items, and none of them is parsed."""
+    arguments = '{"a": [' + ",".join([item] * 35_000) + "]}"
+    message = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}]}
+    assert encode_messages([message])
+    monkeypatch.delattr("remuda.server.tool_messages.json.loads")
+    with pytest.raises(InvalidRequestError, match="over the limit of 65536") as caught:
+        encode_messages([message, {"role": "user", "content": "x"}, message])
+    assert caught.value.param == "messages"
+
+
+def test_marks_in_strings_of_arguments_are_text() -> None:
+    arguments = json.dumps({"code": "{[:" * 70_000})
+    message = {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": arguments}}]}
+    assert encode_messages([message])
+
+
+def test_prompt_logprobs_of_a_whole_request() -> None:
+    check_num_prompt_logprobs([Prompt([5] * 50_000)], 1, "prompt_logprobs")
+    check_num_prompt_logprobs([Prompt([5] * 1_000_000)], None, "prompt_logprobs")
+    for num_prompts, num_tokens, num_top in ((1, 50_001, 1), (2, 25_001, 1), (1, 4762, 20)):
+        with pytest.raises(InvalidRequestError, match="more than the limit of 100000") as caught:
+            check_num_prompt_logprobs([Prompt([5] * num_tokens)] * num_prompts, num_top, "prompt_logprobs")
+        assert caught.value.param == "prompt_logprobs"

@@ -67,7 +67,7 @@ def test_free_text() -> None:
         ({"guided_json": nested(MAX_SCHEMA_DEPTH + 2)}, "guided_json", f"limit of {MAX_SCHEMA_DEPTH}"),
         ({"guided_json": {"title": "x" * MAX_GRAMMAR_CHARS}}, "guided_json", f"limit of {MAX_GRAMMAR_CHARS}"),
         ({"guided_json": "{"}, "guided_json", "not valid JSON"),
-        ({"guided_json": '{"a":' * 100_000}, "guided_json", "not valid JSON"),
+        ({"guided_json": '{"a":' * 10_000}, "guided_json", "not valid JSON"),
         ({"guided_json": "[]"}, "guided_json", "object"),
         ({"guided_json": True}, "guided_json", "object"),
         ({"guided_regex": "a" * (MAX_REGEX_CHARS + 1)}, "guided_regex", f"limit of {MAX_REGEX_CHARS}"),
@@ -96,3 +96,11 @@ def test_what_is_refused(fields: dict[str, Any], param: str, reason: str) -> Non
 
 def test_the_deepest_schema() -> None:
     assert requested_grammar({"guided_json": nested(MAX_SCHEMA_DEPTH - 1)}) is not None
+
+
+def test_a_schema_as_text_is_measured_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("remuda.server.structured.json.loads")
+    text = "[" + "{}," * MAX_GRAMMAR_CHARS + "{}]"
+    for fields in ({"guided_json": text}, {"structured_outputs": {"json": text}}):
+        with pytest.raises(InvalidRequestError, match="over the limit of 65536"):
+            requested_grammar(fields)

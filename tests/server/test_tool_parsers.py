@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -210,3 +211,18 @@ def test_garbage_never_raises_and_text_without_calls_is_kept() -> None:
         assert all(result == results[0] for result in results[1:]), text
         if not results[0][1]:
             assert results[0][0] == text
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama3_json"])
+@pytest.mark.parametrize("text", ["\n", "<tool_call>\n", " ;"])
+def test_white_space_costs_no_more_than_letters(name: str, text: str) -> None:
+    """Of the model's text a client may choose a great deal; a search that goes back over it takes minutes."""
+
+    def work(text: str) -> float:
+        begin = time.thread_time()
+        assert gathered([text], name)[0] == text
+        return time.thread_time() - begin
+
+    num_chars = 20_000
+    letters = work("y" * num_chars)
+    assert work(text + "\n" * num_chars + "x") < 100 * letters + 0.1
