@@ -86,7 +86,6 @@ class WorkerSupervisor:
         self._on_give_up = on_give_up
         self._environment = {**os.environ, **environment}
         self._restarts = Restarts()
-        self._budget = RestartBudget()
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._engine_address: str | None = None
@@ -155,7 +154,8 @@ class WorkerSupervisor:
 
     async def _keep_alive(self, index: int) -> None:
         """Run worker after worker on one listening socket."""
-        num_started = 0
+        # Its own: several that somebody ends at once are no sign that any cannot live.
+        budget, num_started = RestartBudget(), 0
         while not (self._is_draining or self._has_given_up):
             num_started += 1
             if num_started > 1:
@@ -174,7 +174,7 @@ class WorkerSupervisor:
             del self._workers[index]
             self._link.send(WorkerGone(worker.name))
             if not self._is_draining:
-                self._note_end(worker.name, "hung" if worker.is_hung else describe_end(returncode))
+                self._note_end(budget, worker.name, "hung" if worker.is_hung else describe_end(returncode))
         self._on_change()
 
     async def _spawn(self, index: int, name: str) -> _Worker:
@@ -215,11 +215,11 @@ class WorkerSupervisor:
                     self._give_up(message.message, is_usage=True)
             self._on_change()
 
-    def _note_end(self, name: str, how: str) -> None:
-        num_crashes = self._budget.note_crash()
+    def _note_end(self, budget: RestartBudget, name: str, how: str) -> None:
+        num_crashes = budget.note_crash()
         logger.error("API worker %s ended (%s), crash %d of %d", name, how, num_crashes, MAX_CRASHES)
-        if self._budget.is_spent:
-            reason = f"API workers ended {MAX_CRASHES} times within {CRASH_WINDOW_S:g} s, last by {how}"
+        if budget.is_spent:
+            reason = f"an API worker ended {MAX_CRASHES} times within {CRASH_WINDOW_S:g} s, last by {how}"
             self._give_up(reason, is_usage=False)
 
     def _give_up(self, reason: str, *, is_usage: bool) -> None:

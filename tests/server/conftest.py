@@ -88,7 +88,14 @@ class ServerProcess:
         return self._children("remuda.server.worker")
 
     def _children(self, module: str) -> list[psutil.Process]:
-        return [child for child in psutil.Process(self.process.pid).children() if module in child.cmdline()]
+        found = []
+        for child in psutil.Process(self.process.pid).children():
+            try:
+                found += [child] if module in child.cmdline() else []
+            except psutil.Error:
+                # A zombie, until the parent looks.
+                continue
+        return found
 
     def http_processes(self) -> list[psutil.Process]:
         """All processes of the server but the engine."""
