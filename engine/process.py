@@ -174,7 +174,8 @@ class EngineServer:
     def _abort(self, request: AbortRequest) -> None:
         # While the engine loads there is nothing to end: such an abort was meant for the engine before.
         if self._core is not None:
-            self._num_aborts += self._core.holds(request.request_id)
+            # One sequence of it is ended by a stop string, which its worker finds.
+            self._num_aborts += request.index is None and self._core.holds(request.request_id)
             if self._grammars is not None and request.index is None:
                 self._grammars.drop(request.request_id)
             self._core.abort(request.request_id, request.index)
