@@ -18,16 +18,17 @@ from remuda.server.generation import Generation
 from remuda.server.link import RequestHandle
 from remuda.server.token_meter import TokenMeter
 
-# In the scope: the record, and the server's own `send`, to which body chunks, which no wrapper changes, may go
-# directly.
+# In the scope: the record; status and id of the answer of a protocol that has refused the rest of the request; and
+# the server's own `send`, to which body chunks, which no wrapper changes, may go directly.
 RECORD: Final = "remuda.record"
+REFUSED: Final = "remuda.refused"
 SERVER_SEND: Final = "remuda.send"
 
 # Routes asked every few seconds by whatever watches the server: no line of a log, no span.
 PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 
 # What nginx logs where the client left before the answer.
-_CLIENT_LEFT: Final = 499
+CLIENT_LEFT: Final = 499
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # The address may be what a proxy's header says, and that anything.
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]{1,45}")
@@ -49,7 +50,7 @@ class RequestRecord:
     traceparent: str | None
     started: float = field(default_factory=time.monotonic)
     ended: float = 0.0
-    status: int = _CLIENT_LEFT
+    status: int = CLIENT_LEFT
     route: str = "none"
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
@@ -124,6 +125,8 @@ class Recorder:
         finally:
             record.ended = time.monotonic()
             record.route = _route(scope)
+            if REFUSED in scope:
+                record.status, record.request_id = scope[REFUSED]
             self._sink(record)
 
 
