@@ -10,8 +10,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
-from remuda.server.errors import ApiError
-from remuda.server.request_record import CLIENT_LEFT
+from remuda.server.errors import ApiError, ClientGoneError, api_error
 
 BODY_TIMEOUT_S: Final = 30.0
 # Objects, lists and names of one body together; and its strings. Each costs a microsecond or two of the event
@@ -89,8 +88,8 @@ class StrictRequest(Request):
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 return await super().body()
         except ClientDisconnect as error:
-            # Nobody reads it; logs and metrics tell it from a fault of the request.
-            raise ApiError(CLIENT_LEFT, "the client has closed its connection") from error
+            # FastAPI makes a 400 of what is no HTTPException.
+            raise api_error(ClientGoneError("the client has closed its connection")) from error
         except TimeoutError as error:
             message = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
             raise ApiError(408, message, headers={"connection": "close"}) from error

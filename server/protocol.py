@@ -215,7 +215,8 @@ class StallGuardProtocol(PlainHttpProtocol):
         request_id, is_recorded = new_request_id(), False
         if self._is_answering and self._answered is not None and not has_begun:
             # The application, which waits for the body, has a record of it: it is counted and logged there.
-            scope, is_recorded = self._answered.scope, True
+            scope: Any = self._answered.scope
+            is_recorded = True
             request_id = scope[RECORD].request_id if RECORD in scope else request_id
             scope[REFUSED] = (status, request_id)
         if not has_begun and not self.transport.is_closing():

@@ -13,7 +13,7 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from remuda.server.errors import abort_reason
+from remuda.server.errors import CLIENT_LEFT, abort_reason
 from remuda.server.generation import Generation
 from remuda.server.link import RequestHandle
 from remuda.server.token_meter import TokenMeter
@@ -27,8 +27,6 @@ SERVER_SEND: Final = "remuda.send"
 # Routes asked every few seconds by whatever watches the server: no line of a log, no span.
 PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 
-# What nginx logs where the client left before the answer.
-CLIENT_LEFT: Final = 499
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # The address may be what a proxy's header says, and that anything.
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]{1,45}")
