@@ -154,6 +154,10 @@ class BackgroundRuns:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def num_running(self) -> int:
+        """Responses that have not ended yet."""
+        return len(self._tasks)
+
     async def start(
         self, link: EngineLink, request_id: str, generation: Generation, fmt: ResponsesFormat, recorder: Recorder
     ) -> None:

@@ -36,6 +36,7 @@ def response_routes(state: ServerState) -> APIRouter:
 def _creating(state: ServerState) -> APIRouter:
     router = APIRouter(route_class=StrictRoute)
     runs = BackgroundRuns()
+    state.num_background_runs = runs.num_running
 
     @router.post("/v1/responses", responses=GENERATION_RESPONSES)
     async def create_response(request: ResponseRequest) -> Response:

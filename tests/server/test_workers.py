@@ -81,6 +81,21 @@ def test_one_worker_dies_and_the_others_go_on() -> None:
 
 
 @pytest.mark.e2e
+def test_a_response_in_the_background_outlives_sigterm() -> None:
+    with serving("demo", "--num-slots", "4", "--api-workers", "2", "--drain-timeout", "60") as server:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=9) as client:
+            run = client.responses.create(
+                model="demo", input="Hi!", background=True, max_output_tokens=500, extra_body={"ignore_eos": True}
+            )
+            server.process.send_signal(signal.SIGTERM)
+            assert eventually(
+                lambda: client.responses.retrieve(run.id).status not in ("queued", "in_progress"), 50
+            )
+            assert client.responses.retrieve(run.id).status == "incomplete"
+        assert server.process.wait(30) == 0
+
+
+@pytest.mark.e2e
 def test_worker_that_hangs_is_replaced() -> None:
     with serving("demo", "--num-slots", "4", "--api-workers", "2") as server:
         hung, other = server.workers
