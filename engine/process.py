@@ -90,12 +90,21 @@ class EngineServer:
         return True
 
     def serve(self) -> None:
-        """Run until the parent is gone."""
+        """Run until the parent is gone. Raises what a step raises, but for a lack of memory."""
+        from remuda.engine.step_memory import OUT_OF_MEMORY, settle
+
         core = self._core
         assert core is not None
         while self._drain(wait=not core.has_work):
             if core.has_work:
-                self._send_outputs(core.step())
+                try:
+                    outputs = core.step()
+                except OUT_OF_MEMORY as error:
+                    logger.error("a step ran out of memory, and the requests in it fail: %s", error)
+                    settle()
+                    # The core owes an output to each of them.
+                    outputs = core.step()
+                self._send_outputs(outputs)
 
     def linger(self) -> None:
         """Answer hellos with the failure until the parent is gone."""
