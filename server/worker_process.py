@@ -90,6 +90,7 @@ class WorkerSupervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._engine_address: str | None = None
         self._is_draining = False
+        self._drain = Drain()
         self._has_given_up = False
 
     @property
@@ -134,7 +135,8 @@ class WorkerSupervisor:
     def drain(self, *, has_given_up: bool) -> None:
         """Let the workers take no new requests. Who dies from now on is not started again."""
         self._is_draining = True
-        self._tell(Drain(has_given_up))
+        self._drain = Drain(has_given_up)
+        self._tell(self._drain)
 
     async def stop(self, within_s: float) -> None:
         """End the workers: requests that still run get an error; who takes longer is killed."""
@@ -197,7 +199,7 @@ class WorkerSupervisor:
         if self._engine_address is not None:
             worker.channel.send(EngineUp(self._engine_address))
         if self._is_draining:
-            worker.channel.send(Drain())
+            worker.channel.send(self._drain)
         return worker
 
     async def _listen(self, worker: _Worker) -> None:
