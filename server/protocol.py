@@ -244,7 +244,7 @@ def bounded_protocol(
 def _answer(status: int, message: str, request_id: str) -> bytes:
     kind = SERVER_ERROR if status >= 500 else INVALID_REQUEST
     body = msgspec.json.encode(error_body(message, kind, None, _CODES.get(status)))
-    retry = f"retry-after: {RETRY_AFTER_S}\r\n" if status == 503 else ""
+    retry = f"retry-after: {RETRY_AFTER_S}\r\n" if status in (429, 503) else ""
     head = (
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
         f"connection: close\r\n{retry}\r\n"

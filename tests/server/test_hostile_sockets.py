@@ -154,7 +154,9 @@ def test_hostile_12_requests_behind_a_request(server: AppServer, engine: FakeEng
         while received.count(b"HTTP/1.1 200 ") < 6:
             received += connection.recv(65536)
     engine.running.clear()
-    assert send_and_read(server, GOOD + request("GET", "/health") * 5000).startswith(b"HTTP/1.1 429 ")
+    refused = send_and_read(server, GOOD + request("GET", "/health") * 5000)
+    assert refused.startswith(b"HTTP/1.1 429 ")
+    assert b"\r\nretry-after: 1\r\n" in refused
     engine.running.set()
 
 
