@@ -90,12 +90,21 @@ class EngineServer:
         return True
 
     def serve(self) -> None:
-        """Run until the parent is gone."""
+        """Run until the parent is gone. Raises what a step raises, but for a lack of memory."""
+        from remuda.engine.step_memory import OUT_OF_MEMORY, settle
+
         core = self._core
         assert core is not None
         while self._drain(wait=not core.has_work):
             if core.has_work:
-                self._send_outputs(core.step())
+                try:
+                    outputs = core.step()
+                except OUT_OF_MEMORY as error:
+                    logger.error("a step ran out of memory, and the requests in it fail: %s", error)
+                    settle()
+                    # The core owes an output to each of them.
+                    outputs = core.step()
+                self._send_outputs(outputs)
 
     def linger(self) -> None:
         """Answer hellos with the failure until the parent is gone."""
@@ -174,7 +183,8 @@ class EngineServer:
     def _abort(self, request: AbortRequest) -> None:
         # While the engine loads there is nothing to end: such an abort was meant for the engine before.
         if self._core is not None:
-            self._num_aborts += self._core.holds(request.request_id)
+            # One sequence of it is ended by a stop string, which its worker finds.
+            self._num_aborts += request.index is None and self._core.holds(request.request_id)
             if self._grammars is not None and request.index is None:
                 self._grammars.drop(request.request_id)
             self._core.abort(request.request_id, request.index)

@@ -113,21 +113,28 @@ class EngineSupervisor:
         beat = watch_heartbeat(self._link, process.pid, self._on_hung)
         self._heartbeat = asyncio.create_task(beat, name="engine-heartbeat")
 
-    async def stop(self, *, is_hasty: bool = False) -> None:
-        """End the engine: by the end of its stdin, which it obeys, or else by SIGKILL."""
+    async def stop(self, hurry: asyncio.Event | None = None) -> None:
+        """End the engine: by the end of its stdin, or else by SIGKILL, which comes sooner once `hurry` is set."""
         self._is_stopping = True
         self._stop_heartbeat()
         process = self._process
         if process is not None:
             _close_stdin(process)
-            try:
-                grace_s = _HASTY_STOP_GRACE_S if is_hasty else _STOP_GRACE_S
-                await asyncio.wait_for(self._ended.wait(), grace_s)
-            except TimeoutError:
+            if not await self._has_ended(hurry or asyncio.Event()):
                 logger.warning("the engine process does not end by itself; it is killed")
                 process.kill()
                 await self._ended.wait()
         self._directory.cleanup()
+
+    async def _has_ended(self, hurry: asyncio.Event) -> bool:
+        """Whether it ends by itself within the grace, of which little is left once `hurry` is set."""
+        waits = [asyncio.create_task(event.wait()) for event in (self._ended, hurry)]
+        await asyncio.wait(waits, timeout=_STOP_GRACE_S, return_when=asyncio.FIRST_COMPLETED)
+        if hurry.is_set():
+            await asyncio.wait(waits[:1], timeout=_HASTY_STOP_GRACE_S)
+        for wait in waits:
+            wait.cancel()
+        return self._ended.is_set()
 
     def _watch(self, process: subprocess.Popen[bytes], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread: wait for the end of the process."""

@@ -19,6 +19,8 @@ from remuda.engine.errors import (
 )
 
 RETRY_AFTER_S: Final = "1"
+# What nginx logs where the client left before the answer.
+CLIENT_LEFT: Final = 499
 INVALID_REQUEST: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
 
@@ -93,6 +95,9 @@ def api_error(error: RemudaError) -> ApiError:
             # A client that tries again would wait as long again.
             headers = {"x-should-retry": "false"}
             return ApiError(408, message, kind=SERVER_ERROR, code="request_timeout", headers=headers)
+        case ClientGoneError():
+            # Nobody reads it; logs and metrics tell it from a fault of the request.
+            return ApiError(CLIENT_LEFT, message)
         case SlowClientError():
             return ApiError(500, message, kind=SERVER_ERROR, code="slow_client")
         case UnhealthyStateError():

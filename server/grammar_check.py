@@ -6,11 +6,14 @@ One process for each API worker, started at the first grammar; one that dies or 
 import asyncio
 import contextlib
 import logging
+import math
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -20,6 +23,7 @@ from remuda.engine.errors import QueueFullError
 from remuda.engine.grammar import NO_TOKENIZER, Grammar, TokenBytes
 from remuda.engine.grammar_frames import HEADER, Verdict, Vocabulary, encode_frame
 from remuda.engine.sampling_params import SamplingParams
+from remuda.server.errors import ClientGoneError, ServerUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -27,10 +31,25 @@ CHECK_TIMEOUT_S: Final = 5.0
 # Of the process: Python, llguidance, and a vocabulary of 100,000 tokens.
 _START_TIMEOUT_S: Final = 60.0
 MAX_WAITING: Final = 64
+# In turn with the others.
+MAX_WAIT_S: Final = 10.0
+# A grammar that took too long may have met a busy machine; sent again and again it would hold up all others.
+SLOW_VERDICT_S: Final = 60.0
 MAX_VERDICTS: Final = 512
 MAX_VERDICT_CHARS: Final = 4_000_000
 
+# Whether the client that asked has closed its connection.
+IsGone = Callable[[], Awaitable[bool]]
+
 COMMAND: Final = (sys.executable, "-m", "remuda.engine.grammar_process")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """until: of the monotonic clock."""
+
+    verdict: Verdict
+    until: float
 
 
 class GrammarChecker:
@@ -41,13 +60,15 @@ class GrammarChecker:
         load_tokens: Callable[[], TokenBytes | None],
         *,
         timeout_s: float = CHECK_TIMEOUT_S,
+        max_wait_s: float = MAX_WAIT_S,
         command: tuple[str, ...] = COMMAND,
     ) -> None:
         self._load_tokens = load_tokens
         self._timeout_s = timeout_s
+        self._max_wait_s = max_wait_s
         self._command = command
         self._process: _CheckProcess | None = None
-        self._verdicts: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str], _Known] = OrderedDict()
         self._num_chars = 0
         self._lock = asyncio.Lock()
         self._num_waiting = 0
@@ -62,28 +83,22 @@ class GrammarChecker:
         """Grammars that are remembered, with what was found."""
         return len(self._verdicts)
 
-    async def checked(self, params: SamplingParams) -> SamplingParams:
+    async def checked(self, params: SamplingParams, is_gone: IsGone | None = None) -> SamplingParams:
         """What the engine is to be sent: converting a grammar would hold up its steps. Raises as `check` does."""
-        grammar = await self.check(params.grammar)
+        grammar = await self.check(params.grammar, is_gone)
         return params if grammar is params.grammar else msgspec.structs.replace(params, grammar=grammar)
 
-    async def check(self, grammar: Grammar | None) -> Grammar | None:
+    async def check(self, grammar: Grammar | None, is_gone: IsGone | None = None) -> Grammar | None:
         """The grammar, as the engine compiles it fastest.
 
-        Raises InvalidRequestError where it cannot be honoured, QueueFullError where too many wait.
+        Raises InvalidRequestError where it cannot be honoured, QueueFullError where too many wait or its turn does
+        not come in time, ServerUnavailableError where none can be checked, ClientGoneError by `is_gone`.
         """
         if grammar is None:
             return None
-        if grammar.key in self._verdicts:
-            self._verdicts.move_to_end(grammar.key)
-            verdict = self._verdicts[grammar.key]
-        else:
-            if self._num_waiting >= MAX_WAITING:
-                message = f"{self._num_waiting} grammars wait to be checked, the limit is {MAX_WAITING}"
-                raise QueueFullError(message)
-            self._num_waiting += 1
-            # A caller that leaves must not leave half an answer in the pipe for the next.
-            verdict = await asyncio.shield(asyncio.create_task(self._judge_in_turn(grammar)))
+        verdict = self._known(grammar)
+        if verdict is None:
+            verdict = await self._judge_in_turn(grammar, is_gone)
         if verdict.error is not None:
             raise grammar.error(verdict.error)
         return grammar if verdict.lark is None else Grammar("lark", verdict.lark, grammar.param)
@@ -94,14 +109,31 @@ class GrammarChecker:
             self._process.kill()
             self._process = None
 
-    async def _judge_in_turn(self, grammar: Grammar) -> Verdict:
+    async def _judge_in_turn(self, grammar: Grammar, is_gone: IsGone | None) -> Verdict:
+        if self._num_waiting >= MAX_WAITING:
+            raise QueueFullError(f"{self._num_waiting} grammars wait to be checked, the limit is {MAX_WAITING}")
+        self._num_waiting += 1
         try:
-            async with self._lock:
-                if grammar.key in self._verdicts:
-                    return self._verdicts[grammar.key]
-                return await self._judge(grammar)
+            async with asyncio.timeout(self._max_wait_s):
+                await self._lock.acquire()
+            # A caller that leaves must not leave half an answer in the pipe for the next.
+            return await asyncio.shield(asyncio.create_task(self._judge_and_release(grammar, is_gone)))
+        except TimeoutError as error:
+            message = f"this grammar's turn to be checked did not come within {self._max_wait_s:g} s"
+            raise QueueFullError(message) from error
         finally:
             self._num_waiting -= 1
+
+    async def _judge_and_release(self, grammar: Grammar, is_gone: IsGone | None) -> Verdict:
+        try:
+            verdict = self._known(grammar)
+            if verdict is not None:
+                return verdict
+            if is_gone is not None and await is_gone():
+                raise ClientGoneError("the client has closed its connection")
+            return await self._judge(grammar)
+        finally:
+            self._lock.release()
 
     async def _judge(self, grammar: Grammar) -> Verdict:
         """What is found of a grammar. Remembered where it would be the same again."""
@@ -113,16 +145,18 @@ class GrammarChecker:
                     return Verdict(NO_TOKENIZER)
                 self._process = _CheckProcess(self._command)
                 await self._ask(Vocabulary(tokens), _START_TIMEOUT_S)
-        except (TimeoutError, OSError, EOFError):
+        except (TimeoutError, OSError, EOFError) as error:
             await self.close()
             logger.exception("the process that checks grammars does not start")
-            return Verdict("cannot be checked by this server")
+            message = "the process that checks grammars does not start; try again soon"
+            raise ServerUnavailableError(message) from error
         try:
             verdict = await self._ask(grammar, self._timeout_s)
         except TimeoutError:
-            # The machine may have been busy.
             await self.close()
-            return Verdict(f"takes more than {self._timeout_s:g} s to compile")
+            verdict = Verdict(f"takes more than {self._timeout_s:g} s to compile")
+            self._remember(grammar, verdict, time.monotonic() + SLOW_VERDICT_S)
+            return verdict
         except (OSError, EOFError):
             await self.close()
             logger.warning("compiling a grammar ended the process that checks them")
@@ -145,12 +179,25 @@ class GrammarChecker:
             raise TimeoutError
         return answer.result()
 
-    def _remember(self, grammar: Grammar, verdict: Verdict) -> None:
-        self._verdicts[grammar.key] = verdict
+    def _known(self, grammar: Grammar) -> Verdict | None:
+        """What is remembered of a grammar, and still holds."""
+        known = self._verdicts.get(grammar.key)
+        if known is None:
+            return None
+        if known.until < time.monotonic():
+            self._forget(grammar.key)
+            return None
+        self._verdicts.move_to_end(grammar.key)
+        return known.verdict
+
+    def _remember(self, grammar: Grammar, verdict: Verdict, until: float = math.inf) -> None:
+        self._verdicts[grammar.key] = _Known(verdict, until)
         self._num_chars += _num_chars(grammar.text, verdict)
         while len(self._verdicts) > MAX_VERDICTS or self._num_chars > MAX_VERDICT_CHARS:
-            (_, text), old = self._verdicts.popitem(last=False)
-            self._num_chars -= _num_chars(text, old)
+            self._forget(next(iter(self._verdicts)))
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        self._num_chars -= _num_chars(key[1], self._verdicts.pop(key).verdict)
 
 
 def _num_chars(text: str, verdict: Verdict) -> int:

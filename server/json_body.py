@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
-from remuda.server.errors import ApiError
+from remuda.server.errors import ApiError, ClientGoneError, api_error
 
 BODY_TIMEOUT_S: Final = 30.0
 # Objects, lists and names of one body together; and its strings. Each costs a microsecond or two of the event
@@ -87,10 +88,16 @@ class StrictRequest(Request):
     """A request whose body must arrive in time and be strict JSON."""
 
     async def body(self) -> bytes:
-        """All bytes of the body; ApiError (408) where they take longer than BODY_TIMEOUT_S."""
+        """All bytes of the body.
+
+        Raises ApiError: 408 where they take longer than BODY_TIMEOUT_S, 499 where the client leaves before.
+        """
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 return await super().body()
+        except ClientDisconnect as error:
+            # FastAPI makes a 400 of what is no HTTPException.
+            raise api_error(ClientGoneError("the client has closed its connection")) from error
         except TimeoutError as error:
             message = f"the body did not arrive within {BODY_TIMEOUT_S:g} s"
             raise ApiError(408, message, headers={"connection": "close"}) from error

@@ -5,7 +5,6 @@ What it refuses it answers before the application sees anything, with an OpenAI 
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 from remuda.engine.log_format import FIELDS
 from remuda.server.errors import INVALID_REQUEST, RETRY_AFTER_S, SERVER_ERROR, error_body
 from remuda.server.plain_http import PlainHttpProtocol
+from remuda.server.request_record import RECORD, REFUSED, new_request_id
 
 # A peer that reads nothing while data waits for it.
 STALL_TIMEOUT_S: Final = 30.0
@@ -212,11 +212,19 @@ class StallGuardProtocol(PlainHttpProtocol):
         """Answer and close; only close where an answer is under way, into which this would break."""
         self._expect_nothing()
         has_begun = self._is_answering and self._answered is not None and self._answered.response_started
-        request_id = f"req_{secrets.token_hex(12)}"
+        request_id, is_recorded = new_request_id(), False
+        if self._is_answering and self._answered is not None and not has_begun:
+            # The application, which waits for the body, has a record of it: it is counted and logged there.
+            scope: Any = self._answered.scope
+            is_recorded = True
+            request_id = scope[RECORD].request_id if RECORD in scope else request_id
+            scope[REFUSED] = (status, request_id)
         if not has_begun and not self.transport.is_closing():
             self.transport.write(_answer(status, message, request_id))
         self.transport.close()
         self._end_answer()
+        if is_recorded:
+            return
         client = self.client[0] if self.client else ""
         fields = {"request_id": request_id, "client": client, "status": status}
         logger.info("refused: %s", message, extra={FIELDS: fields})

@@ -13,21 +13,20 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from remuda.server.errors import abort_reason
+from remuda.server.errors import CLIENT_LEFT, abort_reason
 from remuda.server.generation import Generation
 from remuda.server.link import RequestHandle
 from remuda.server.token_meter import TokenMeter
 
-# In the scope: the record, and the server's own `send`, to which body chunks, which no wrapper changes, may go
-# directly.
+# In the scope: the record; status and id of the answer of a protocol that has refused the rest of the request; and
+# the server's own `send`, to which body chunks, which no wrapper changes, may go directly.
 RECORD: Final = "remuda.record"
+REFUSED: Final = "remuda.refused"
 SERVER_SEND: Final = "remuda.send"
 
 # Routes asked every few seconds by whatever watches the server: no line of a log, no span.
 PROBES: Final = frozenset({"/health", "/ready", "/metrics"})
 
-# What nginx logs where the client left before the answer.
-CLIENT_LEFT: Final = 499
 _GIVEN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # The address may be what a proxy's header says, and that anything.
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]{1,45}")
@@ -132,6 +131,8 @@ class Recorder:
         finally:
             record.ended = time.monotonic()
             record.route = _route(scope)
+            if REFUSED in scope:
+                record.status, record.request_id = scope[REFUSED]
             self._sink(record)
 
 

@@ -11,11 +11,17 @@ import msgspec
 from starlette.types import Send
 
 from remuda.engine.errors import RemudaError
-from remuda.server.errors import ClientGoneError, ResponseEndedError, ServerUnavailableError, api_error
+from remuda.server.errors import (
+    CLIENT_LEFT,
+    ClientGoneError,
+    ResponseEndedError,
+    ServerUnavailableError,
+    api_error,
+)
 from remuda.server.generation import Generation
 from remuda.server.link import EngineLink, RequestHandle
 from remuda.server.param_names import renamed
-from remuda.server.request_record import CLIENT_LEFT, RequestRecord
+from remuda.server.request_record import RequestRecord
 from remuda.server.response_store import ResponseStore, StoredResponse
 from remuda.server.responses_format import ResponsesFormat
 from remuda.server.responses_input import Item
@@ -166,6 +172,10 @@ class BackgroundRuns:
         self._link = link
         self._sink = sink
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def num_running(self) -> int:
+        """Responses that have not ended yet."""
+        return len(self._tasks)
 
     async def start(
         self,

@@ -3,7 +3,7 @@
 import secrets
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from remuda.server.chat_format import ChatFormat
 from remuda.server.generation import Generation
@@ -21,7 +21,7 @@ def chat_routes(state: ServerState) -> APIRouter:
     router = APIRouter(route_class=StrictRoute, tags=["chat"])
 
     @router.post("/v1/chat/completions", responses=GENERATION_RESPONSES)
-    async def create_chat_completion(request: ChatCompletionRequest) -> Response:
+    async def create_chat_completion(request: ChatCompletionRequest, http: Request) -> Response:
         """Answer a conversation."""
         state.check_model(request.model)
         tools = request.tool_set()
@@ -29,7 +29,7 @@ def chat_routes(state: ServerState) -> APIRouter:
         params = request.to_params() if parser is None else request.to_params(tools, CALL_FORMATS[parser])
         template = state.require_chat_template()
         params.check_vocabulary(state.ready_engine().vocab_size)
-        params = await state.grammars.checked(params)
+        params = await state.grammars.checked(params, http.is_disconnected)
         options, offered = request.template_options(), () if tools is None else tools.offered
         prompt = await encode_chat(request.messages, template, state.tokenizer, options, offered)
         check_num_prompt_logprobs([prompt], params.prompt_logprobs, "prompt_logprobs")

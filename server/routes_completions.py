@@ -3,7 +3,7 @@
 import secrets
 import time
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from remuda.server.completion_format import CompletionFormat
 from remuda.server.generation import Generation
@@ -24,7 +24,7 @@ def completion_routes(state: ServerState) -> APIRouter:
     router = APIRouter(route_class=StrictRoute, tags=["completions"])
 
     @router.post("/v1/completions", responses=GENERATION_RESPONSES)
-    async def create_completion(request: CompletionRequest) -> Response:
+    async def create_completion(request: CompletionRequest, http: Request) -> Response:
         """Continue one prompt or many."""
         state.check_model(request.model)
         params = request.to_params()
@@ -32,7 +32,7 @@ def completion_routes(state: ServerState) -> APIRouter:
         check_num_choices(len(parsed), params.n)
         vocab_size = state.ready_engine().vocab_size
         params.check_vocabulary(vocab_size)
-        params = await state.grammars.checked(params)
+        params = await state.grammars.checked(params, http.is_disconnected)
         add_bos = request.add_special_tokens is not False
         prompts = await encode_prompts(parsed, state.tokenizer, vocab_size, add_bos=add_bos)
         asked_by = "logprobs" if request.prompt_logprobs is None else "prompt_logprobs"

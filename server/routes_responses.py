@@ -41,6 +41,7 @@ def response_routes(state: ServerState) -> APIRouter:
 def _creating(state: ServerState) -> APIRouter:
     router = APIRouter(route_class=StrictRoute)
     runs = BackgroundRuns(state.link, state.record)
+    state.num_background_runs = runs.num_running
 
     @router.post("/v1/responses", responses=GENERATION_RESPONSES)
     async def create_response(request: ResponseRequest, http: Request) -> Response:
@@ -52,7 +53,7 @@ def _creating(state: ServerState) -> APIRouter:
         is_stored = _is_stored(request, state)
         items = parse_input(request.input)
         params.check_vocabulary(state.ready_engine().vocab_size)
-        await state.grammars.check(params.grammar)
+        params = await state.grammars.checked(params, http.is_disconnected)
         prompt = await _encode(request, items, () if tools is None else tools.offered, state)
 
         generation = Generation([prompt], params, state.tokenizer)

@@ -105,9 +105,8 @@ class _Server:
                 await self._is_ending.wait()
                 await self._drain()
         finally:
-            is_hasty = self._is_ending_now.is_set()
-            await self._workers.stop(_HASTY_CLOSING_S if is_hasty else _CLOSING_S)
-            await self._engine.stop(is_hasty=is_hasty or self._is_ending_now.is_set())
+            await self._workers.stop(_HASTY_CLOSING_S if self._is_ending_now.is_set() else _CLOSING_S)
+            await self._engine.stop(self._is_ending_now)
             await self._store.stop()
             self._link.close()
         return self._exit_code

@@ -60,6 +60,9 @@ class RemoteResponseStore:
         try:
             await self._call(Create(next(self._numbers), response, on_end is not None), Done)
             is_kept = True
+        except (ServerUnavailableError, asyncio.CancelledError):
+            self._take_back(response.id)
+            raise
         finally:
             if not is_kept:
                 self._on_end.pop(response.id, None)
@@ -86,6 +89,11 @@ class RemoteResponseStore:
             self._writer.close()
         if self._reading is not None:
             await self._reading
+
+    def _take_back(self, response_id: str) -> None:
+        """The store may yet keep what its caller has given up; no one waits for the answer."""
+        if self._writer is not None:
+            write_frame(self._writer, Delete(next(self._numbers), response_id))
 
     async def _call(self, call: ToStore, kind: type[Kind]) -> Kind:
         writer = await self._connect()

@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 # At the end, streams get their error event; this long they may take to send it.
 CLOSING_S: Final = 2
+# After a response in the background has ended, for clients to come and get it.
+RETRIEVAL_S: Final = 3.0
 _IDLE_POLL_S: Final = 0.05
 
 
@@ -119,8 +121,12 @@ class ApiWorker:
         self._http.should_exit = True
 
     async def _tell_when_idle(self) -> None:
-        while self._http.server_state.tasks:
+        had_background_run = False
+        while self._http.server_state.tasks or self._state.num_background_runs():
+            had_background_run = had_background_run or self._state.num_background_runs() > 0
             await asyncio.sleep(_IDLE_POLL_S)
+        if had_background_run:
+            await asyncio.sleep(RETRIEVAL_S)
         self._channel.send(WorkerIdle())
 
     def _on_link_change(self) -> None:

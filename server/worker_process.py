@@ -86,11 +86,11 @@ class WorkerSupervisor:
         self._on_give_up = on_give_up
         self._environment = {**os.environ, **environment}
         self._restarts = Restarts()
-        self._budget = RestartBudget()
         self._workers: dict[int, _Worker] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._engine_address: str | None = None
         self._is_draining = False
+        self._drain = Drain()
         self._has_given_up = False
 
     @property
@@ -135,7 +135,8 @@ class WorkerSupervisor:
     def drain(self, *, has_given_up: bool) -> None:
         """Let the workers take no new requests. Who dies from now on is not started again."""
         self._is_draining = True
-        self._tell(Drain(has_given_up))
+        self._drain = Drain(has_given_up)
+        self._tell(self._drain)
 
     async def stop(self, within_s: float) -> None:
         """End the workers: requests that still run get an error; who takes longer is killed."""
@@ -155,7 +156,8 @@ class WorkerSupervisor:
 
     async def _keep_alive(self, index: int) -> None:
         """Run worker after worker on one listening socket."""
-        num_started = 0
+        # Its own: several that somebody ends at once are no sign that any cannot live.
+        budget, num_started = RestartBudget(), 0
         while not (self._is_draining or self._has_given_up):
             num_started += 1
             if num_started > 1:
@@ -174,7 +176,7 @@ class WorkerSupervisor:
             del self._workers[index]
             self._link.send(WorkerGone(worker.name))
             if not self._is_draining:
-                self._note_end(worker.name, "hung" if worker.is_hung else describe_end(returncode))
+                self._note_end(budget, worker.name, "hung" if worker.is_hung else describe_end(returncode))
         self._on_change()
 
     async def _spawn(self, index: int, name: str) -> _Worker:
@@ -197,7 +199,7 @@ class WorkerSupervisor:
         if self._engine_address is not None:
             worker.channel.send(EngineUp(self._engine_address))
         if self._is_draining:
-            worker.channel.send(Drain())
+            worker.channel.send(self._drain)
         return worker
 
     async def _listen(self, worker: _Worker) -> None:
@@ -215,11 +217,11 @@ class WorkerSupervisor:
                     self._give_up(message.message, is_usage=True)
             self._on_change()
 
-    def _note_end(self, name: str, how: str) -> None:
-        num_crashes = self._budget.note_crash()
+    def _note_end(self, budget: RestartBudget, name: str, how: str) -> None:
+        num_crashes = budget.note_crash()
         logger.error("API worker %s ended (%s), crash %d of %d", name, how, num_crashes, MAX_CRASHES)
-        if self._budget.is_spent:
-            reason = f"API workers ended {MAX_CRASHES} times within {CRASH_WINDOW_S:g} s, last by {how}"
+        if budget.is_spent:
+            reason = f"an API worker ended {MAX_CRASHES} times within {CRASH_WINDOW_S:g} s, last by {how}"
             self._give_up(reason, is_usage=False)
 
     def _give_up(self, reason: str, *, is_usage: bool) -> None:

@@ -71,10 +71,29 @@ class Worker:
                     return tokens
 
 
+# Like the real one, but steps with a prompt of token 100 run out of memory, and those with 99 meet a bug.
+SPOILED = """
+import sys, torch
+from remuda.engine import process, runner
+launch = runner.HostRunner.launch
+def spoiled(self, plan):
+    ids = [int(chunk.request.prompt[0]) for chunk in plan.prefill]
+    if 100 in ids:
+        raise torch.OutOfMemoryError("no memory for this step")
+    if 99 in ids:
+        raise RuntimeError("the device has failed")
+    return launch(self, plan)
+runner.HostRunner.launch = spoiled
+sys.exit(process.main())
+"""
+
+
 @contextmanager
-def engine(address: str, **config: object) -> Iterator["subprocess.Popen[bytes]"]:
+def engine(
+    address: str, command: tuple[str, ...] = ("-m", "remuda.engine.process"), **config: object
+) -> Iterator["subprocess.Popen[bytes]"]:
     order = {"address": address, "config": {"backend": "cpu", "num_slots": 4, "model": TINY, **config}}
-    with subprocess.Popen([sys.executable, "-m", "remuda.engine.process"], stdin=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, *command], stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         try:
             process.stdin.write(msgspec.json.encode(order) + b"\n")
@@ -130,6 +149,27 @@ def test_two_workers_are_served_each_with_its_own(address: str, context: "zmq.Co
         worker.socket.close()
 
 
+def test_a_step_without_memory_fails_alone(address: str, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    with engine(address, ("-c", SPOILED)) as process:
+        worker = Worker(context, address)
+        worker.hello()
+        worker.send(AddRequest("before", [1, 2, 3], GREEDY))
+        expected = worker.tokens("before")
+        worker.send(AddRequest("victim", [100], GREEDY))
+        message = worker.receive()
+        assert isinstance(message, StepOutputs)
+        (output,) = message.outputs
+        assert (output.request_id, output.finish_reason) == ("victim", "error")
+        assert output.error == "a step of the engine failed"
+        assert message.num_free_slots == 4
+        worker.send(AddRequest("after", [1, 2, 3], GREEDY))
+        assert worker.tokens("after") == expected
+        # Whatever else a step meets ends the process, which its parent sees.
+        worker.send(AddRequest("worse", [99], GREEDY))
+        assert process.wait(timeout=60) == 1
+        worker.socket.close()
+
+
 def test_it_tells_of_itself_when_asked(address: str, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
     with engine(address):
         worker, other = Worker(context, address), Worker(context, address)
@@ -156,11 +196,14 @@ def test_it_tells_of_itself_when_asked(address: str, context: "zmq.Context[zmq.S
         assert after.num_prompt_tokens == 6
         assert after.num_output_tokens >= 5 + 3
         assert after.num_steps >= 6
+        # A stop string ends one sequence: that is no abort.
+        worker.send(AbortRequest("long", 1))
         for request_id in ("long", "waits", "never-heard-of"):
             worker.send(AbortRequest(request_id))
         # The engine takes messages of different workers in no order: ask until the aborts have come.
-        while (last := stats()).num_aborts < 2:
+        while (last := stats()).num_running + last.num_waiting > 0:
             pass
+        assert last.num_aborts == 2
         assert (last.num_running, last.num_waiting, last.num_free_slots) == (0, 0, 4)
         worker.socket.close()
         other.socket.close()

@@ -90,9 +90,11 @@ class ServerProcess:
     def _children(self, module: str) -> list[psutil.Process]:
         found = []
         for child in psutil.Process(self.process.pid).children():
-            # One that has just died has no command line any more.
-            with contextlib.suppress(psutil.NoSuchProcess):
+            try:
                 found += [child] if module in child.cmdline() else []
+            except psutil.Error:
+                # A zombie, until the parent looks.
+                continue
         return found
 
     @property

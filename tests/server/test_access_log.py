@@ -10,7 +10,7 @@ import pytest
 
 from remuda.engine.log_format import FIELDS, JsonFormatter, TextFormatter
 from tests.server.fakes import AppServer, FakeEngine, eventually, says
-from tests.server.raw_http import read_to_end, request
+from tests.server.raw_http import read_answer, read_to_end, request
 
 COMPLETION = {"model": "fake", "prompt": "my secret prompt", "max_tokens": 5}
 
@@ -77,6 +77,33 @@ def test_a_client_that_leaves(server: AppServer, engine: FakeEngine, http: httpx
         assert eventually(lambda: len(engine.requests) == 2)
     assert eventually(lambda: len(lines()) == 2)
     assert getattr(lines()[1], FIELDS)["status"] == 499
+
+
+def test_a_client_that_leaves_with_its_body_half_sent(server: AppServer, lines: Any) -> None:
+    with server.raw() as connection:
+        head = request("POST", "/v1/completions", "content-type: application/json", "content-length: 99")
+        connection.sendall(head + b"{")
+    assert eventually(lambda: len(lines()) == 1)
+    assert getattr(lines()[0], FIELDS)["status"] == 499
+
+
+@pytest.mark.parametrize("is_apart", [True, False])
+def test_a_refused_body_is_one_request(server: AppServer, http: httpx2.Client, lines: Any, is_apart: bool) -> None:
+    """Whether the application has begun with it or not; its id is the one that the client was told."""
+    head = request("POST", "/v1/completions", "content-type: application/json", "transfer-encoding: chunked")
+    with server.raw() as connection:
+        if is_apart:
+            connection.sendall(head)
+            assert eventually(lambda: bool(server._server.server_state.tasks))
+            connection.sendall(b"zz\r\n")
+        else:
+            connection.sendall(head + b"zz\r\n")
+        status, headers, _ = read_answer(connection)
+    assert eventually(lambda: len(lines()) == 1)
+    fields = getattr(lines()[0], FIELDS)
+    assert (status, fields["status"], fields["request_id"]) == (400, 400, headers["x-request-id"])
+    counts = [line for line in http.get("/metrics").text.splitlines() if "http_requests_total{" in line]
+    assert counts == ['remuda:http_requests_total{handler="/v1/completions",status="400"} 1.0']
 
 
 @pytest.mark.parametrize("path", ["/%0aGET%20/forged%20200", "/a%1b[31m", "/" + "y" * 1000])

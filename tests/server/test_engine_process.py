@@ -65,6 +65,22 @@ def run(behaviour: str, tmp_path: Path, body: Callable[[Supervised], Awaitable[N
         os.chdir(previous)
 
 
+def test_a_second_signal_cuts_the_grace_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_process, "_STOP_GRACE_S", 600.0)
+
+    async def body(supervised: Supervised) -> None:
+        await supervised.until(lambda: supervised.link.status is EngineStatus.READY)
+        hurry = asyncio.Event()
+        stopping = asyncio.create_task(supervised.supervisor.stop(hurry))
+        await asyncio.sleep(0.05)
+        assert not stopping.done()
+        hurry.set()
+        async with asyncio.timeout(60):
+            await stopping
+
+    run("deaf", tmp_path, body)
+
+
 def test_start_and_stop(tmp_path: Path) -> None:
     async def body(s: Supervised) -> None:
         await s.until(lambda: s.link.status is EngineStatus.READY)

@@ -1,6 +1,7 @@
 """The process that checks grammars: bad ones, ones that kill or hang it, and what comes after them."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -12,6 +13,7 @@ from remuda.engine.errors import InvalidRequestError, QueueFullError
 from remuda.engine.grammar import Grammar
 from remuda.engine.sampling_params import SamplingParams
 from remuda.server import grammar_check
+from remuda.server.errors import ClientGoneError, ServerUnavailableError
 from remuda.server.grammar_check import COMMAND, GrammarChecker
 
 TOKENS = [bytes([i]) for i in range(256)]
@@ -101,9 +103,11 @@ def test_a_grammar_that_kills_or_hangs_fails_alone(kind: str) -> None:
         assert both[1] == OTHER
         assert checker.pid != first
         assert not psutil.pid_exists(first or 0)
-        # One that kills is remembered; one that takes too long may have met a busy machine.
-        assert checker.num_verdicts == (3 if kind == "die" else 2)
+        assert checker.num_verdicts == 3
+        # It is remembered, and no process is spent on it again.
+        last = checker.pid
         await refused(checker, Grammar("regex", kind))
+        assert checker.pid == last
         await checker.check(GOOD)
 
     run(work, command=(sys.executable, "-c", SPOILED), timeout_s=2)
@@ -115,8 +119,7 @@ def test_a_process_that_somebody_ended_is_replaced() -> None:
         first = checker.pid
         assert first is not None
         psutil.Process(first).kill()
-        while psutil.Process(first).status() != psutil.STATUS_ZOMBIE:
-            await asyncio.sleep(0.01)
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
         await checker.check(OTHER)
         assert checker.pid != first
 
@@ -156,9 +159,46 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     run(work)
 
 
+def test_one_that_took_too_long_may_be_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_check, "SLOW_VERDICT_S", 0.0)
+
+    async def work(checker: GrammarChecker) -> None:
+        await checker.check(GOOD)
+        first = checker.pid
+        await refused(checker, Grammar("regex", "hang"))
+        await checker.check(OTHER)
+        second = checker.pid
+        await refused(checker, Grammar("regex", "hang"))
+        await checker.check(Grammar("regex", "[0-9]"))
+        assert len({first, second, checker.pid}) == 3
+
+    run(work, command=(sys.executable, "-c", SPOILED), timeout_s=0.5)
+
+
+def test_waiting_ends_in_time_and_those_who_left_are_passed_over() -> None:
+    async def has_left() -> bool:
+        return True
+
+    async def work(checker: GrammarChecker) -> None:
+        await checker.check(GOOD)
+        hanging = asyncio.create_task(checker.check(Grammar("regex", "hang")))
+        await asyncio.sleep(0)
+        with pytest.raises(QueueFullError, match="turn"):
+            await checker.check(OTHER)
+        await asyncio.wait([hanging])
+        assert isinstance(hanging.exception(), InvalidRequestError)
+        with pytest.raises(ClientGoneError):
+            await checker.check(OTHER, has_left)
+        assert checker.num_verdicts == 2
+        assert await checker.check(OTHER) == OTHER
+
+    run(work, command=(sys.executable, "-c", SPOILED), timeout_s=1, max_wait_s=0.1)
+
+
 def test_a_process_that_does_not_start() -> None:
     async def work(checker: GrammarChecker) -> None:
-        assert "cannot be checked" in await refused(checker, GOOD)
+        with pytest.raises(ServerUnavailableError, match="does not start"):
+            await checker.check(GOOD)
         assert checker.pid is None
 
     run(work, command=(sys.executable, "-c", "raise SystemExit(3)"))

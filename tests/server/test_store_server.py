@@ -165,6 +165,35 @@ def test_a_parent_that_is_stuck(path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     uvloop.run(main())
 
 
+def test_what_a_stuck_parent_keeps_in_the_end_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_client, "CALL_TIMEOUT_S", 0.05)
+    go_on = asyncio.Event()
+    store = MemoryResponseStore()
+    create = store.create
+
+    async def create_late(response: StoredResponse, on_end: OnEnd | None = None) -> None:
+        await go_on.wait()
+        await create(response, on_end)
+
+    monkeypatch.setattr(store, "create", create_late)
+
+    async def main() -> None:
+        server, client = StoreServer(store), RemoteResponseStore(path, is_enabled=True)
+        await server.start(path)
+        with pytest.raises(ServerUnavailableError):
+            await client.create(make("a"))
+        go_on.set()
+        # One connection's calls are answered in their order.
+        monkeypatch.setattr(store_client, "CALL_TIMEOUT_S", 30.0)
+        assert await client.get("a") is None
+        await client.create(make("b"))
+        assert await client.get("b") == make("b")
+        await client.close()
+        await server.stop()
+
+    uvloop.run(main())
+
+
 @pytest.fixture
 def shared(path: Path) -> Iterator[Path]:
     """A store server in a thread of its own."""

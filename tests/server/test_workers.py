@@ -1,19 +1,29 @@
 """Several API workers: connections spread, a dead one is replaced and its requests end, the others go on."""
 
+import asyncio
 import signal
 import socket
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import openai
 import psutil
 import pytest
 
 from benchmarks.faults.probe import EngineProbe
+from remuda.engine.checkpoint.find import find_checkpoint
 from remuda.engine.errors import ConfigError
+from remuda.server import worker_process
+from remuda.server.control import Launch
+from remuda.server.link import EngineLink
 from remuda.server.listener import bind, bind_all
+from remuda.server.options import ServeOptions
 from remuda.server.restart_budget import MAX_CRASHES
+from remuda.server.worker_process import WorkerSupervisor
 from tests.server.conftest import serving
 from tests.server.fakes import eventually
 from tests.server.test_lifecycle import ENDLESS
@@ -81,6 +91,21 @@ def test_one_worker_dies_and_the_others_go_on() -> None:
 
 
 @pytest.mark.e2e
+def test_a_response_in_the_background_outlives_sigterm() -> None:
+    with serving("demo", "--num-slots", "4", "--api-workers", "2", "--drain-timeout", "60") as server:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=9) as client:
+            run = client.responses.create(
+                model="demo", input="Hi!", background=True, max_output_tokens=500, extra_body={"ignore_eos": True}
+            )
+            server.process.send_signal(signal.SIGTERM)
+            assert eventually(
+                lambda: client.responses.retrieve(run.id).status not in ("queued", "in_progress"), 50
+            )
+            assert client.responses.retrieve(run.id).status == "incomplete"
+        assert server.process.wait(30) == 0
+
+
+@pytest.mark.e2e
 def test_worker_that_hangs_is_replaced() -> None:
     with serving("demo", "--num-slots", "4", "--api-workers", "2") as server:
         hung, other = server.workers
@@ -94,15 +119,56 @@ def test_worker_that_hangs_is_replaced() -> None:
 
 
 @pytest.mark.e2e
-def test_workers_that_keep_dying_end_the_server() -> None:
+def test_a_worker_that_keeps_dying_ends_the_server() -> None:
+    """The other's end, before that, does not count."""
     with serving("demo", "--num-slots", "4", "--api-workers", "2") as server:
+        other, victim = server.workers
+        other.kill()
+        assert eventually(lambda: other not in server.workers and len(server.workers) == 2)
+        (other,) = set(server.workers) - {victim}
         for num_killed in range(1, MAX_CRASHES + 1):
-            server.workers[-1].kill()
+            (victim,) = set(server.workers) - {other}
+            victim.kill()
             if num_killed < MAX_CRASHES:
-                said = f"crash {num_killed} of {MAX_CRASHES}"
-                assert eventually(lambda said=said: said in server.log and len(server.workers) == 2)  # type: ignore[misc]
+                num_ended = num_killed + 1
+                assert eventually(
+                    lambda number=num_ended: server.log.count(", crash ") == number and len(server.workers) == 2  # type: ignore[misc]
+                )
         assert server.process.wait(30) == 1
-        assert f"API workers ended {MAX_CRASHES} times within 60 s, last by SIGKILL" in server.log
+        assert f"an API worker ended {MAX_CRASHES} times within 60 s, last by SIGKILL" in server.log
+
+
+# Tells in a file what its parent says, up to the order to drain.
+SCRIBE = """
+import os, socket, sys
+with socket.socket(fileno=int(sys.argv[2])) as control, open(sys.argv[1], "wb") as file:
+    while b'"drain"' not in (line := control.recv(65536)):
+        file.write(line)
+    file.write(line)
+"""
+
+
+def test_a_worker_that_is_started_late_hears_that_the_server_has_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = tmp_path / "said"
+    monkeypatch.setattr(worker_process, "WORKER_COMMAND", (sys.executable, "-c", SCRIBE, str(said)))
+    launch = Launch("", ServeOptions(), find_checkpoint("demo"), None, tmp_path / "store.sock")
+
+    async def main() -> None:
+        link = EngineLink()
+        with bind("127.0.0.1", 0) as listener:
+            supervisor = WorkerSupervisor(
+                launch, [listener], link, lambda: None, lambda reason, *, is_usage: None, {}
+            )
+            supervisor.drain(has_given_up=True)
+            worker = await supervisor._spawn(0, "late")
+            assert await worker.process.wait() == 0
+            worker.channel.close()
+            link.close()
+
+    asyncio.run(main())
+    assert msgspec.json.decode(said.read_bytes().splitlines()[-1]) == {"type": "drain", "has_given_up": True}
 
 
 def test_all_listeners_share_one_address_with_nobody_else() -> None:
