@@ -131,6 +131,17 @@ def test_logprobs_of_all_tokens_are_there(client: openai.OpenAI, engine: FakeEng
     assert len(content) == len(ids(CALL + "\n")) + 1
 
 
+@pytest.mark.parametrize("logprobs", [False, True])
+@pytest.mark.parametrize("text", [CALL, CALL + "\n", "Hi \n"])
+def test_ids_of_all_tokens_are_streamed(
+    client: openai.OpenAI, engine: FakeEngine, text: str, logprobs: bool
+) -> None:
+    engine.script = says(text)
+    chunks = list(chat(client, logprobs=logprobs, stream=True, extra_body={"return_token_ids": True}))
+    streamed = [token for chunk in chunks for token in getattr(chunk.choices[0], "token_ids", None) or []]
+    assert streamed == [*ids(text), END]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_is_cut(client: openai.OpenAI, engine: FakeEngine, stream: bool) -> None:
     engine.script = says(CALL)
