@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from remuda.engine.errors import UnhealthyStateError
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.text_stream import TextStream
 from remuda.engine.tokenizer import TokenIdTokenizer
-from remuda.engine.wire import SequenceOutput, TokenLogprobs
+from remuda.engine.wire import SequenceOutput, TokenLogprobs, output_error
 from remuda.server.link import RequestHandle
 from remuda.server.prompts import AnyTokenizer, Prompt
 
@@ -82,7 +81,8 @@ class Generation:
     def feed(self, outputs: Sequence[SequenceOutput], handle: RequestHandle) -> Iterator[tuple[Choice, str]]:
         """Take what the engine sent; yields each choice with its new text, just as it is after that text.
 
-        Raises UnhealthyStateError where the engine ended a sequence by itself.
+        Raises UnhealthyStateError where the engine ended a sequence by itself, and InvalidRequestError where the
+        request's grammar is why.
         """
         for output in outputs:
             choice = self.choices[output.index]
@@ -92,7 +92,7 @@ class Generation:
                 continue
             reason = output.finish_reason
             if reason == "error":
-                raise UnhealthyStateError(output.error or "the engine could not go on with this request")
+                raise output_error(output, self.params)
             delta = choice.text_stream.push(output.token_ids, reason, output.stop_token)
             choice.num_tokens += delta.token_ids_consumed
             if output.logprobs is not None:
