@@ -28,7 +28,9 @@ def chat_routes(state: ServerState) -> APIRouter:
         # Calls that are enforced are found whether or not the model's own are looked for.
         is_forced = tools is not None and tools.mode == "required"
         parser = DEFAULT_PARSER if is_forced and state.tool_call_parser == "none" else state.tool_call_parser
-        params = request.to_params(tools, CALL_FORMATS.get(parser, CALL_FORMATS[DEFAULT_PARSER]))
+        # Where none are found, a text that is one would be an answer of another shape than was asked for.
+        found = None if parser == "none" else tools
+        params = request.to_params() if found is None else request.to_params(found, CALL_FORMATS[parser])
         template = state.require_chat_template()
         params.check_vocabulary(state.ready_engine().vocab_size)
         await state.grammars.check(params.grammar)
@@ -41,10 +43,10 @@ def chat_routes(state: ServerState) -> APIRouter:
         described = (
             response_id, int(time.time()), request, params.n, state.tokenizer, state.system_fingerprint,
         )  # fmt: skip
-        if tools is None or parser == "none":
+        if found is None:
             response_format = ChatFormat(*described)
         else:
-            response_format = ToolChatFormat(*described, tools=tools, parser=parser)
+            response_format = ToolChatFormat(*described, tools=found, parser=parser)
         answer = StreamResponse if request.stream else WholeResponse
         return answer(state.link, response_id, generation, response_format)
 

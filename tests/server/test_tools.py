@@ -176,6 +176,11 @@ def test_a_server_that_looks_for_no_calls(engine: FakeEngine) -> None:
             assert chat(client).choices[0].message.content == CALL
             (call,) = chat(client, tool_choice="required").choices[0].message.tool_calls
             assert call.function.name == "weather"
+            # What looks like a call is no answer of the shape that was asked for.
+            chat(client, response_format={"type": "json_object"})
+            grammar = engine.requests[-1].params.grammar
+            assert grammar is not None
+            assert grammar.kind == "json_schema"
     finally:
         server.stop()
 
@@ -242,6 +247,8 @@ def test_templates_that_do_not(engine: FakeEngine) -> None:
             "tool_choice",
         ),
         ({"parallel_tool_calls": "yes"}, "parallel_tool_calls"),
+        ({"tool_choice": "required", "guided_regex": "a"}, "guided_regex"),
+        ({"tool_choice": "required", "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
         ({"messages": [{"role": "assistant", "tool_calls": {"a": 1}}]}, "messages.0.tool_calls"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages.0.tool_calls.0"),
