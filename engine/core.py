@@ -236,7 +236,11 @@ class EngineCore:
             return output
         if guide.error is None and token not in sequence.request.stop_ids:
             guide.accept(token)
-        return None if guide.error is None else self._fail(sequence, guide.error)
+        if guide.error is None:
+            return None
+        output = self._fail(sequence, guide.error)
+        output.is_grammar_error = True
+        return output
 
     def _fail_unhealthy(self, sequence: Sequence, num_tokens: int) -> SequenceOutput:
         return self._fail(sequence, f"the model gave logits that are not finite after {num_tokens} new tokens")

@@ -10,12 +10,12 @@ from typing import Any, SupportsIndex
 
 from remuda.engine.checkpoint.find import find_checkpoint
 from remuda.engine.config import EngineConfig, EngineInfo
-from remuda.engine.errors import ConfigError, InvalidRequestError, UnhealthyStateError
+from remuda.engine.errors import ConfigError, InvalidRequestError, RemudaError
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.start import Progress, start_engine
 from remuda.engine.text_stream import TextStream
 from remuda.engine.tokenizer import check_tokenizer_fits, load_tokenizer
-from remuda.engine.wire import FinishReason, SequenceOutput, TokenLogprobs
+from remuda.engine.wire import FinishReason, SequenceOutput, TokenLogprobs, output_error
 
 Prompt = str | list[int]
 
@@ -55,7 +55,8 @@ class _Run:
         )
         self.request_id = request_id
         self.output = RequestOutput(ids, [Completion(i) for i in range(params.n)])
-        self.error: UnhealthyStateError | None = None
+        self.error: RemudaError | None = None
+        self._params = params
         self._new_text: list[str] = []
         self._engine = engine
         self._streams = [TextStream(engine.tokenizer, params, ids) for _ in range(params.n)]
@@ -66,7 +67,7 @@ class _Run:
         return self.error is not None or all(c.finish_reason is not None for c in self.output.completions)
 
     def take_text(self) -> str:
-        """The text since the last call; of a request with one sequence. Raises UnhealthyStateError."""
+        """The text since the last call; of a request with one sequence. Raises the error that ended it."""
         text, self._new_text = "".join(self._new_text), []
         if not text and self.error is not None:
             raise self.error
@@ -80,7 +81,7 @@ class _Run:
             return
         if output.finish_reason == "error":
             self._engine.core.abort(self.request_id)
-            self.error = UnhealthyStateError(output.error or "the engine ended the request")
+            self.error = output_error(output, self._params)
             return
         delta = self._streams[output.index].push(output.token_ids, output.finish_reason, output.stop_token)
         completion.text += delta.text

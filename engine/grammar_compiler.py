@@ -4,7 +4,6 @@ Its matchers say which tokens may come next; guide.py asks them for one sequence
 """
 
 import json
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import llguidance
 from llguidance.gbnf_to_lark import any_to_lark
 
 from remuda.engine.grammar import NO_TOKENIZER, Grammar, TokenBytes, json_rule
+from remuda.engine.grammar_reason import shorten_reason as _shorten
 
 MAX_CACHED: Final = 64
 # Of all cached grammars together; a compiled one takes some ten times its text.
@@ -27,10 +27,6 @@ _LIMITS: Final[dict[str, Any]] = {
     "max_grammar_size": 100_000,
     "verbose_errors": False,
 }
-_MAX_REASON_CHARS: Final = 300
-_NOT_FOR_USERS: Final = re.compile(
-    r"^(?:at )?\d+\(\d+\): |<state>.*|<non-verbose/>.*|^ *\d* *\|.*$", re.DOTALL | re.MULTILINE
-)
 # Without it a mask would allow only the tokens that the tokenizer itself would write, where the text is forced.
 _HEADER: Final = '%llguidance {"no_forcing": true}\n'
 
@@ -172,11 +168,3 @@ def _from_lark_or_gbnf(text: str) -> str:
     except Exception as error:
         # The converter raises whatever its parser stumbles over.
         raise ValueError(f"not a GBNF grammar: {error}") from error
-
-
-def _shorten(reason: str) -> str:
-    """llguidance's message without places and excerpts, which are of source that it was given by us."""
-    if reason.startswith("NoExtension"):
-        return "no text that this model can write begins as it asks"
-    text = " ".join(_NOT_FOR_USERS.sub("", reason).split())
-    return text[:_MAX_REASON_CHARS] or "cannot be enforced"

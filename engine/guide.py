@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import numpy.typing as npt
 
+from remuda.engine.grammar_reason import shorten_reason
+
 if TYPE_CHECKING:
     import llguidance
 
 # Bits of a word of a mask.
 WORD_BITS: Final = 32
-_MAX_ERROR_CHARS: Final = 200
 
 Words = npt.NDArray[np.uint32]
 
@@ -79,8 +80,7 @@ class Guide:
             self.is_finished = True
 
     def _fail(self) -> None:
-        reason = " ".join(self._matcher.get_error().partition("<state>")[0].split())[:_MAX_ERROR_CHARS]
-        self.error = f"the grammar cannot be followed any further: {reason}"
+        self.error = f"the grammar cannot be followed any further: {shorten_reason(self._matcher.get_error())}"
 
 
 def _set(words: Words, ids: npt.NDArray[np.int64]) -> None:

@@ -1,10 +1,11 @@
-"""The messages between API workers and the engine process: msgpack-encoded tagged structs, no behaviour."""
+"""The messages between API workers and the engine process: msgpack-encoded tagged structs, little behaviour."""
 
 from typing import Final, Literal
 
 import msgspec
 
 from remuda.engine.config import EngineInfo
+from remuda.engine.errors import RemudaError, UnhealthyStateError
 from remuda.engine.sampling_params import SamplingParams
 
 # A worker's first message: from then on it hears how the engine is.
@@ -57,7 +58,8 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
     `stop_token` is the id that ended it (it is then the last of `token_ids`). `prompt_logprobs` comes
     once, with sequence 0: one entry per prompt token, None for the first, in the first output after
     the prompt was read. `queued_s` comes with it: seconds that the request waited for a slot. `embedding`:
-    little-endian float32 values, in the only output of a request with `pooling`.
+    little-endian float32 values, in the only output of a request with `pooling`. is_grammar_error: the sequence
+    failed by the grammar that the request asked for.
     """
 
     request_id: str
@@ -70,6 +72,15 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
     error: str | None = None
     queued_s: float | None = None
     embedding: bytes | None = None
+    is_grammar_error: bool = False
+
+
+def output_error(output: SequenceOutput, params: SamplingParams) -> RemudaError:
+    """The error of a sequence that failed, of a request with these parameters."""
+    reason = output.error or "the engine could not go on with this request"
+    if output.is_grammar_error and params.grammar is not None:
+        return params.grammar.error(reason)
+    return UnhealthyStateError(reason)
 
 
 class StepOutputs(msgspec.Struct, tag="step"):

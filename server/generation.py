@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from remuda.engine.errors import UnhealthyStateError
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.text_stream import TextStream
 from remuda.engine.tokenizer import TokenIdTokenizer
-from remuda.engine.wire import SequenceOutput, TokenLogprobs
+from remuda.engine.wire import SequenceOutput, TokenLogprobs, output_error
 from remuda.server.link import RequestHandle
 from remuda.server.prompts import AnyTokenizer, Prompt
 
@@ -82,7 +81,8 @@ class Generation:
     def feed(self, outputs: Sequence[SequenceOutput], handle: RequestHandle) -> Iterator[tuple[Choice, str]]:
         """Take what the engine sent; yields each choice with its new text, just as it is after that text.
 
-        Raises UnhealthyStateError where the engine ended a sequence by itself, once all else is taken.
+        Raises UnhealthyStateError where the engine ended a sequence by itself, and InvalidRequestError where the
+        request's grammar is why, once all else is taken.
         """
         failed: SequenceOutput | None = None
         for output in outputs:
@@ -108,7 +108,7 @@ class Generation:
                 self._num_open -= 1
             yield choice, delta.text
         if failed is not None:
-            raise UnhealthyStateError(failed.error or "the engine could not go on with this request")
+            raise output_error(failed, self.params)
 
     def usage(self) -> dict[str, Any]:
         """Token counts; a prompt counts once, however many choices continue it."""

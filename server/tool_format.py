@@ -32,9 +32,9 @@ class ToolChatFormat(ChatFormat):
         self._parsers = [make_parser(parser, tools) for _ in range(num_choices)]
 
     def delta(self, choice: Choice, text: str) -> bytes:
-        """What new text brought, with the log-probabilities that have gathered; they may wait for it."""
+        """What new text brought, with the log-probabilities and ids that have gathered; they may wait for it."""
         deltas = [_delta(one) for one in self._parsers[choice.index].push(text)]
-        if not deltas and choice.finish_reason is not None and choice.logprobs:
+        if not deltas and choice.finish_reason is not None and (choice.logprobs or choice.token_ids):
             deltas = [{"content": ""}]
         return b"".join(self._delta(choice, delta) for delta in deltas)
 

@@ -56,11 +56,15 @@ class ToolSet:
     def grammar(self, call_format: CallFormat, answer: Grammar | None) -> Grammar | None:
         """What enforces the calls, where they must be made, and the shape of an answer, where one is asked for.
 
-        Where calls may be made, a JSON answer may be calls instead. An answer of another shape stays alone.
+        Where calls may be made, a JSON answer may be calls instead. An answer of another shape stays alone, and
+        cannot be asked for beside calls that must be made: raises InvalidRequestError.
         """
+        is_json = answer is not None and answer.kind == "json_schema"
+        if self.mode == "required" and answer is not None and not is_json:
+            raise answer.error("cannot be combined with a tool_choice that requires a call")
         if self.mode == "required":
             return Grammar("lark", "start: calls\n" + self._rules(call_format), "tools")
-        if answer is None or answer.kind != "json_schema":
+        if answer is None or not is_json:
             return answer
         rule = f"answer: {json_rule(json.loads(answer.text))}\n"
         return Grammar("lark", f"start: answer | calls\n{rule}{self._rules(call_format)}", answer.param)

@@ -172,6 +172,8 @@ def test_a_grammar_that_fails_ends_its_own_request_alone(depth: int, monkeypatch
     outputs = run_all(core_of(**options), requests)
     (failed,) = [name for name, found in outputs.items() if found[-1].finish_reason == "error"]
     assert "grammar" in (outputs[failed][-1].error or "")
+    assert outputs[failed][-1].is_grammar_error
+    assert "<" not in (outputs[failed][-1].error or "")
     found = described(outputs)
     assert {name: o for name, o in found.items() if name != failed} == {
         name: o for name, o in expected.items() if name != failed

@@ -11,7 +11,7 @@ import pytest
 from remuda.engine.errors import EngineDeadError
 from remuda.engine.wire import AddRequest, RequestRejected, SequenceOutput
 from remuda.server import protocol
-from tests.server.fakes import AppServer, FakeEngine, eventually, says
+from tests.server.fakes import AppServer, FakeEngine, eventually, ids, says
 
 COMPLETION = {"model": "fake", "prompt": "Hi", "max_tokens": 100_000}
 CHAT = {"model": "fake", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 100_000}
@@ -219,3 +219,20 @@ def test_many_at_once(engine: FakeEngine, server: AppServer) -> None:
         events = [json.loads(line[6:]) for line in received.decode().split("\n") if line.startswith("data: {")]
         assert "".join(event["choices"][0]["text"] for event in events) == chr(68 + i) * 50
         connection.close()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_grammar_that_fails_under_way_is_the_request_s_fault(
+    client: openai.OpenAI, engine: FakeEngine, stream: bool
+) -> None:
+    def script(request: AddRequest) -> list[list[SequenceOutput]]:
+        output = SequenceOutput(request.request_id, 0, [], finish_reason="error", error="too many items")
+        output.is_grammar_error = True
+        return [[SequenceOutput(request.request_id, 0, ids("a"))], [output]]
+
+    engine.script = script
+    with pytest.raises(openai.APIError, match="guided_regex: too many items") as caught:
+        list(client.completions.create(model="fake", prompt="a", stream=stream, extra_body={"guided_regex": "a+"}))
+    assert caught.value.param == "guided_regex"
+    assert caught.value.type == "invalid_request_error"
+    assert isinstance(caught.value, openai.BadRequestError) or stream

@@ -45,6 +45,11 @@ def cuts(text: str) -> list[list[str]]:
 
 F = ("f", "{}")
 A = ("f", '{"a":1}')
+GARBAGE = (
+    '<tool_call> </tool_call> {"name":"f" ,"arguments":{"a":1} } { " , : [ ] {"name":"g","arguments":{}} '
+    'hello "parameters":{"x":"}"} ; \\ <tool "arguments":"{}" {"arguments":{"q":"\\u00e9\\""},"name":"f"} '
+    'null "name":"f"'
+)
 ARGUMENTS = json.loads(WEATHER)["arguments"]
 HERMES: list[tuple[str, str, list[Any]]] = [
     ("", "", []),
@@ -159,30 +164,7 @@ def test_what_is_held_back_has_a_limit() -> None:
 @pytest.mark.parametrize("max_calls", [None, 1])
 def test_garbage_is_the_same_however_it_is_cut(name: str, max_calls: int | None) -> None:
     rng = random.Random(5)
-    parts = [
-        "<tool_call>",
-        "</tool_call>",
-        '{"name":"f"',
-        ',"arguments":{"a":1}',
-        "}",
-        "{",
-        '"',
-        ",",
-        ":",
-        "[",
-        "]",
-    ]
-    parts += [
-        '{"name":"g","arguments":{}}',
-        "hello",
-        '"parameters":{"x":"}"}',
-        ";",
-        "\\",
-        "<tool",
-        '"arguments":"{}"',
-    ]
-    parts += ['{"arguments":{"q":"\\u00e9\\""},"name":"f"}', "null", '"name":"f"']
-    parts += [" ", "\n", " " * 30]
+    parts = [*GARBAGE.split(" "), " ", "\n", " " * 30]
     for _ in range(400):
         text = "".join(rng.choice(parts) for _ in range(rng.randint(1, 12)))
         whole, *others = (gathered(pieces, name, max_calls) for pieces in cuts(text))

@@ -131,6 +131,17 @@ def test_logprobs_of_all_tokens_are_there(client: openai.OpenAI, engine: FakeEng
     assert len(content) == len(ids(CALL + "\n")) + 1
 
 
+@pytest.mark.parametrize("logprobs", [False, True])
+@pytest.mark.parametrize("text", [CALL, CALL + "\n", "Hi \n"])
+def test_ids_of_all_tokens_are_streamed(
+    client: openai.OpenAI, engine: FakeEngine, text: str, logprobs: bool
+) -> None:
+    engine.script = says(text)
+    chunks = list(chat(client, logprobs=logprobs, stream=True, extra_body={"return_token_ids": True}))
+    streamed = [token for chunk in chunks for token in getattr(chunk.choices[0], "token_ids", None) or []]
+    assert streamed == [*ids(text), END]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_call_that_is_cut(client: openai.OpenAI, engine: FakeEngine, stream: bool) -> None:
     engine.script = says(CALL)
@@ -165,6 +176,11 @@ def test_a_server_that_looks_for_no_calls(engine: FakeEngine) -> None:
             assert chat(client).choices[0].message.content == CALL
             (call,) = chat(client, tool_choice="required").choices[0].message.tool_calls
             assert call.function.name == "weather"
+            # What looks like a call is no answer of the shape that was asked for.
+            chat(client, response_format={"type": "json_object"})
+            grammar = engine.requests[-1].params.grammar
+            assert grammar is not None
+            assert grammar.kind == "json_schema"
     finally:
         server.stop()
 
@@ -231,6 +247,8 @@ def test_templates_that_do_not(engine: FakeEngine) -> None:
             "tool_choice",
         ),
         ({"parallel_tool_calls": "yes"}, "parallel_tool_calls"),
+        ({"tool_choice": "required", "guided_regex": "a"}, "guided_regex"),
+        ({"tool_choice": "required", "structured_outputs": {"choice": ["a"]}}, "structured_outputs"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.tool_call_id"),
         ({"messages": [{"role": "assistant", "tool_calls": {"a": 1}}]}, "messages.0.tool_calls"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]}, "messages.0.tool_calls.0"),
