@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from remuda.engine.errors import RemudaError
+from remuda.engine.wire import SequenceOutput
+from remuda.server.chunk_writer import ChunkWriter
 from remuda.server.errors import ClientGoneError, api_error
 from remuda.server.generation import Choice, Generation
 from remuda.server.link import EngineLink, RequestHandle
@@ -66,7 +68,7 @@ class GenerationResponse(Response):
         listener = asyncio.create_task(_fail_on_disconnect(receive, handle))
         try:
             # A task of its own is resumed without passing through every frame of the routing, and chunks
-            # that skip the middlewares cost less: together a third of the work per token.
+            # that skip the middlewares cost less.
             await asyncio.create_task(self._answer(handle, send, scope.get(SERVER_SEND, send)))
         except ClientGoneError:
             return
@@ -108,28 +110,51 @@ class WholeResponse(FormattedResponse):
 
 
 class StreamResponse(FormattedResponse):
-    """Server-sent events; all that has come for a stream goes out in one piece."""
+    """Server-sent events; all that has come for a stream goes out in one piece.
+
+    While the peer reads, the link itself calls what writes them; the task only sleeps.
+    """
 
     async def _answer(self, handle: RequestHandle, send: Send, send_body: Send) -> None:
         generation = self._generation
         outputs = await handle.take(_HEADERS_WITHIN_S)
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+        writer = ChunkWriter.of(send_body)
         body = self._beginning()
         try:
-            while True:
-                body += self._events(handle, outputs) if outputs else _PING
-                if generation.is_finished:
-                    break
+            body += self._events_or_ping(handle, outputs)
+            while not generation.is_finished:
                 if body:
                     await send_body({"type": "http.response.body", "body": body, "more_body": True})
-                    body = b""
-                outputs = await handle.take(_PING_AFTER_S)
+                body = await self._next(handle, writer)
             body += await self._ending()
         except ClientGoneError:
             raise
         except RemudaError as error:
             body += await self._failing(error)
         await send_body({"type": "http.response.body", "body": body})
+
+    async def _next(self, handle: RequestHandle, writer: ChunkWriter | None) -> bytes:
+        """What this task has to send next: what has to wait for the peer, the last events, or a ping."""
+        if writer is None or not writer.is_ready:
+            return self._events_or_ping(handle, await handle.take(_PING_AFTER_S))
+
+        held = b""
+
+        def write(outputs: list[SequenceOutput]) -> bool:
+            nonlocal held
+            events = self._events(handle, outputs)
+            if self._generation.is_finished or not writer.is_ready:
+                held = events
+                return False
+            if events:
+                writer.write(events)
+            return True
+
+        return held if await handle.pass_on(write, _PING_AFTER_S) else _PING
+
+    def _events_or_ping(self, handle: RequestHandle, outputs: list[SequenceOutput]) -> bytes:
+        return self._events(handle, outputs) if outputs else _PING
 
     def _beginning(self) -> bytes:
         """What is sent before anything is generated."""
@@ -143,7 +168,7 @@ class StreamResponse(FormattedResponse):
         """A clean end would pass for a complete answer: the stream ends with the error and no [DONE]."""
         return event(api_error(error).body)
 
-    def _events(self, handle: RequestHandle, outputs: list[Any]) -> bytes:
+    def _events(self, handle: RequestHandle, outputs: list[SequenceOutput]) -> bytes:
         generation, fmt = self._generation, self._format
         events = []
         for choice, text in generation.feed(outputs, handle):
