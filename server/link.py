@@ -1,4 +1,4 @@
-"""An API worker's side of the engine socket: requests out, outputs in, one wake-up per step and request.
+"""An API worker's side of the engine socket: requests out, outputs in, one call or wake-up per step and request.
 
 A raw ZeroMQ socket under the event loop's reader. Its descriptor is edge-triggered: it tells of news
 once, so it is drained until it is empty, and looked at again after each send.
@@ -43,6 +43,9 @@ from remuda.server.token_meter import TokenMeter
 
 logger = logging.getLogger(__name__)
 
+# Takes outputs as they come; False when it wants no more.
+Sink = Callable[[list[SequenceOutput]], bool]
+
 # Messages taken in one go; then the requests get to run, so that a long stall here is not blamed on them.
 _MAX_MESSAGES_AT_ONCE: Final = 64
 # Outputs that may wait for a request that is stuck in sending, besides 64 per choice. One with log-probabilities
@@ -78,11 +81,15 @@ class RequestHandle:
         self._last_of: dict[int, SequenceOutput] = {}
         self._weight = 0
         self._error: RemudaError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        # Told True when there is news, False when nothing has come for too long.
+        self._waiter: asyncio.Future[bool] | None = None
+        # While the waiter waits: what takes the outputs in its stead.
+        self._sink: Sink | None = None
         self._loop = asyncio.get_running_loop()
         # One timer for many takes: setting one for each would cost more than all else that a take does.
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._idle_s = 0.0
         self._idle_until = 0.0
         self._time_limit: asyncio.TimerHandle | None = None
         self.meter = TokenMeter(self._num_unfinished)
@@ -98,20 +105,28 @@ class RequestHandle:
         Raises the typed error of a rejected or failed request, once what came before it was taken.
         """
         if not self._arrived and self._error is None:
-            self._waiter = self._loop.create_future()
-            self._idle_until = self._loop.time() + idle_s
-            if self._timer is None or self._timer_at > self._idle_until:
-                self._set_timer()
-            await self._waiter
-        arrived = self._arrived
-        if arrived:
-            self._arrived, self._weight = [], 0
-            if self._last_of:
-                self._last_of = {}
-            self.meter.note(arrived, self._num_unfinished, monotonic())
-        elif self._error is not None:
+            await self._wait(idle_s)
+        if self._arrived:
+            return self._take_arrived(monotonic())
+        if self._error is not None:
             raise self._error
-        return arrived
+        return []
+
+    async def pass_on(self, sink: Sink, idle_s: float) -> bool:
+        """Have `sink` called, outside of this task, with all that arrives, until it wants no more, or something
+        has ended the request: then True. False where nothing arrives within `idle_s` seconds.
+
+        Raises the error of a request that has ended, once what came before it was passed on; and what `sink` does.
+        """
+        if self._arrived and not sink(self._take_arrived(monotonic())):
+            return True
+        if self._error is not None:
+            raise self._error
+        self._sink = sink
+        try:
+            return await self._wait(idle_s)
+        finally:
+            self._sink = None
 
     def abort_choice(self, choice: int) -> None:
         """End one choice, as a stop string does; what it still brings may be ignored."""
@@ -126,7 +141,7 @@ class RequestHandle:
         if self._error is None:
             self._error = error
             self.close()
-            self._wake()
+            self._wake(True)
 
     def limit_time(self, seconds: float) -> None:
         """Make the request fail where it has not ended after so long."""
@@ -144,18 +159,21 @@ class RequestHandle:
             self._timer.cancel()
             self._timer = None
 
-    def deliver(self, output: SequenceOutput) -> None:
-        """The link's side: hand over one output."""
+    def deliver(self, output: SequenceOutput) -> bool:
+        """The link's side: hand over one output; True where `flush` is to follow, once for all of a message."""
         if output.finish_reason is not None:
             self._num_unfinished -= 1
+        if self._sink is not None:
+            self._arrived.append(output)
+            return len(self._arrived) == 1
         waiter = self._waiter
         if waiter is not None:
             self._arrived.append(output)
             # As `_wake` does, without a call: this is done for each token.
             self._waiter = None
             if not waiter.done():
-                waiter.set_result(None)
-            return
+                waiter.set_result(True)
+            return False
         if len(self._arrived) < _MAX_SINGLE_OUTPUTS:
             self._arrived.append(output)
         else:
@@ -165,6 +183,39 @@ class RequestHandle:
             self._arrived.clear()
             self._last_of.clear()
             self.fail(SlowClientError("the client reads too slowly; its request was ended"))
+        return False
+
+    def flush(self, now: float) -> None:
+        """The link's side: give the sink what has been delivered. now: by `time.monotonic`."""
+        sink = self._sink
+        if sink is None:
+            # The task has been woken since, and takes it.
+            return
+        try:
+            wants_more = sink(self._take_arrived(now))
+        except Exception as error:  # noqa: BLE001
+            # It is the waiting task's work that failed here; there it is raised, and ends that request alone.
+            self._wake(error)
+            return
+        if wants_more:
+            self._idle_until = now + self._idle_s
+        else:
+            self._wake(True)
+
+    def _take_arrived(self, now: float) -> list[SequenceOutput]:
+        arrived, self._arrived, self._weight = self._arrived, [], 0
+        if self._last_of:
+            self._last_of = {}
+        self.meter.note(arrived, self._num_unfinished, now)
+        return arrived
+
+    async def _wait(self, idle_s: float) -> bool:
+        self._waiter = self._loop.create_future()
+        self._idle_s = idle_s
+        self._idle_until = monotonic() + idle_s
+        if self._timer is None or self._timer_at > self._idle_until:
+            self._set_timer()
+        return await self._waiter
 
     def _put_together(self, output: SequenceOutput) -> None:
         """Add an output to the one before it of the same choice, where both have tokens only."""
@@ -179,21 +230,25 @@ class RequestHandle:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = self._idle_until
-        self._timer = self._loop.call_at(self._timer_at, self._on_timer)
+        self._timer = self._loop.call_later(max(0.0, self._timer_at - monotonic()), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None
         if self._waiter is None:
             return
-        if self._loop.time() < self._idle_until:
+        if monotonic() < self._idle_until:
             self._set_timer()
         else:
-            self._wake()
+            self._wake(False)
 
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def _wake(self, outcome: bool | Exception) -> None:
+        waiter, self._waiter, self._sink = self._waiter, None, None
+        if waiter is None or waiter.done():
+            return
+        if isinstance(outcome, Exception):
+            waiter.set_exception(outcome)
+        else:
+            waiter.set_result(outcome)
 
 
 class EngineLink:
@@ -353,12 +408,17 @@ class EngineLink:
 
     def _deliver(self, step: StepOutputs) -> None:
         routes = self._routes
+        to_flush: list[RequestHandle] = []
         for output in step.outputs:
             route = routes.get(output.request_id)
             if route is not None:
                 handle, first_choice = route
                 output.index += first_choice
-                handle.deliver(output)
+                if handle.deliver(output):
+                    to_flush.append(handle)
+        now = monotonic()
+        for handle in to_flush:
+            handle.flush(now)
 
     def _reject(self, message: RequestRejected) -> None:
         route = self._routes.get(message.request_id)

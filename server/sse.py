@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from remuda.engine.errors import RemudaError
+from remuda.engine.wire import SequenceOutput
+from remuda.server.chunk_writer import ChunkWriter
 from remuda.server.errors import ClientGoneError, api_error
 from remuda.server.generation import Choice, Generation
 from remuda.server.link import EngineLink, RequestHandle
@@ -77,7 +79,7 @@ class GenerationResponse(Response):
         listener = asyncio.create_task(_fail_on_disconnect(receive, handle))
         try:
             # A task of its own is resumed without passing through every frame of the routing, and chunks
-            # that skip the middlewares cost less: together a third of the work per token.
+            # that skip the middlewares cost less.
             await asyncio.create_task(self._answer(handle, send, scope.get(SERVER_SEND, send)))
         except ClientGoneError:
             return
@@ -111,7 +113,10 @@ class WholeResponse(GenerationResponse):
 
 
 class StreamResponse(GenerationResponse):
-    """Server-sent events, written by `response_format`; all that has come for a stream goes out in one piece."""
+    """Server-sent events, written by `response_format`; all that has come for a stream goes out in one piece.
+
+    While the peer reads, the link itself calls what writes them; the task only sleeps.
+    """
 
     def __init__(
         self, link: EngineLink, request_id: str, generation: Generation, response_format: StreamFormat
@@ -123,20 +128,16 @@ class StreamResponse(GenerationResponse):
         generation = self._generation
         outputs = await handle.take(_HEADERS_WITHIN_S)
         await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
+        writer = ChunkWriter.of(send_body)
         pending = [self._beginning()]
         try:
-            while True:
-                if outputs:
-                    self._add_events(handle, outputs, pending)
-                else:
-                    pending.append(_PING)
-                if generation.is_finished:
-                    break
+            self._add_events_or_ping(handle, outputs, pending)
+            while not generation.is_finished:
                 body = b"".join(pending)
                 pending.clear()
                 if body:
                     await send_body({"type": "http.response.body", "body": body, "more_body": True})
-                outputs = await handle.take(_PING_AFTER_S)
+                await self._next(handle, writer, pending)
             pending.append(await self._ending())
         except ClientGoneError:
             raise
@@ -144,6 +145,33 @@ class StreamResponse(GenerationResponse):
             # After the text that came together with it.
             pending.append(await self._failing(error))
         await send_body({"type": "http.response.body", "body": b"".join(pending)})
+
+    async def _next(self, handle: RequestHandle, writer: ChunkWriter | None, pending: list[bytes]) -> None:
+        """Add what this task has to send next: what has to wait for the peer, the last events, or a ping."""
+        if writer is None or not writer.is_ready:
+            self._add_events_or_ping(handle, await handle.take(_PING_AFTER_S), pending)
+            return
+
+        def write(outputs: list[SequenceOutput]) -> bool:
+            self._add_events(handle, outputs, pending)
+            if self._generation.is_finished or not writer.is_ready:
+                return False
+            events = pending[0] if len(pending) == 1 else b"".join(pending)
+            pending.clear()
+            if events:
+                writer.write(events)
+            return True
+
+        if not await handle.pass_on(write, _PING_AFTER_S):
+            pending.append(_PING)
+
+    def _add_events_or_ping(
+        self, handle: RequestHandle, outputs: list[SequenceOutput], events: list[bytes]
+    ) -> None:
+        if outputs:
+            self._add_events(handle, outputs, events)
+        else:
+            events.append(_PING)
 
     def _beginning(self) -> bytes:
         """What is sent before anything is generated."""
@@ -157,7 +185,7 @@ class StreamResponse(GenerationResponse):
         """A clean end would pass for a complete answer: the stream ends with the error and no [DONE]."""
         return event(api_error(error).body)
 
-    def _add_events(self, handle: RequestHandle, outputs: list[Any], events: list[bytes]) -> None:
+    def _add_events(self, handle: RequestHandle, outputs: list[SequenceOutput], events: list[bytes]) -> None:
         """What the outputs bring, up to an error among them."""
         generation, fmt = self._generation, self._format
         for choice, text in generation.feed(outputs, handle):

@@ -304,3 +304,81 @@ def test_stalled_event_loop_is_not_a_slow_reader(engine: FakeEngine) -> None:
         handle.close()
 
     with_link(engine, body)
+
+
+def test_a_sink_takes_what_comes_until_it_wants_no_more(engine: FakeEngine) -> None:
+    """All choices of a step in one call; what comes after the last call waits for `take`."""
+    engine.running.clear()
+    engine.script = says("abc")
+
+    async def body(link: EngineLink) -> None:
+        handle = link.submit("r", [[5]], SamplingParams(n=2))
+        calls: list[list[int]] = []
+
+        def sink(outputs: list[SequenceOutput]) -> bool:
+            calls.append([output.index for output in outputs])
+            return len(calls) < 3
+
+        engine.running.set()
+        assert await handle.pass_on(sink, 10)
+        assert calls == [[0, 1]] * 3
+        rest = await take_all(handle, 2)
+        assert [output.index for output in rest] == [0, 1]
+        assert handle.meter.first_at is not None
+        assert sum(handle.meter.gap_counts) == 6
+
+    with_link(engine, body)
+
+
+def test_a_sink_gets_first_what_has_waited(engine: FakeEngine) -> None:
+    """And what came before the end of the engine before that is raised."""
+
+    async def body(link: EngineLink) -> None:
+        handle = link.submit("r", [[5]], PARAMS)
+        outputs = await handle.take(10)
+        while handle._num_unfinished:
+            await asyncio.sleep(0.005)
+        handle.fail(EngineDeadError("it died"))
+
+        def sink(more: list[SequenceOutput]) -> bool:
+            outputs.extend(more)
+            return True
+
+        with pytest.raises(EngineDeadError):
+            await handle.pass_on(sink, 10)
+        assert [output.token_ids[0] for output in outputs[:-1]] == ids("Hello there")
+
+    with_link(engine, body)
+
+
+def test_a_sink_that_gets_nothing(engine: FakeEngine) -> None:
+    """Silence is reported, by and by the end of the engine is raised."""
+    engine.running.clear()
+
+    async def body(link: EngineLink) -> None:
+        handle = link.submit("r", [[5]], PARAMS)
+        assert not await handle.pass_on(lambda outputs: True, 0.02)
+        asyncio.get_running_loop().call_soon(link.disconnect, EngineDeadError("it died"))
+        assert await handle.pass_on(lambda outputs: True, 10)
+        with pytest.raises(EngineDeadError, match="it died"):
+            await handle.pass_on(lambda outputs: True, 10)
+
+    with_link(engine, body)
+
+
+def test_a_sink_that_fails_fails_in_its_own_task(engine: FakeEngine) -> None:
+    async def body(link: EngineLink) -> None:
+        def failing(outputs: list[SequenceOutput]) -> bool:
+            raise ZeroDivisionError
+
+        engine.running.clear()
+        broken, sound = (link.submit(name, [[5]], PARAMS) for name in "ab")
+        waiting = asyncio.create_task(broken.pass_on(failing, 10))
+        await asyncio.sleep(0)
+        engine.running.set()
+        assert len(await take_all(sound)) == 12
+        with pytest.raises(ZeroDivisionError):
+            await waiting
+        broken.close()
+
+    with_link(engine, body)
