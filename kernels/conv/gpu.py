@@ -201,6 +201,9 @@ def prefill(
 ) -> Tensor:
     """silu(bias + sum_w taps[w] * the last W inputs) for S packed sequences, each of at least one token.
 
+    Sequences at the end may be pads, empty and of no slot, as prompt graphs have them; T may then be over
+    the last of cu_seqlens, and what is returned past that means nothing.
+
     x: (T, D), rows of any stride; conv_state: (num_slots, W-1, D), updated in place; cu_seqlens: (S+1,)
     int32, from 0 to T; src_slots, dst_slots: (S,) int32; fresh: (S,) bool. Returns (T, D) of x's dtype,
     bit for bit what T calls of `step` return. No sequence may write a slot that another reads.

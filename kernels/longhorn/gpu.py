@@ -146,6 +146,9 @@ def prefill(
 ) -> Tensor:
     """Recurrence, skip and gate for S packed sequences, each of at least one token.
 
+    Sequences at the end may be pads, empty and of no slot, as prompt graphs have them; T may then be over
+    the last of cu_seqlens, and what is returned past that means nothing.
+
     x, z, dt: (T, D), dt before its sigmoid; k, q: (T, N); rows of any stride; skip: (D,); h: (num_slots,
     N, D), updated in place, float32 between its reads and writes; cu_seqlens: (S+1,) int32, from 0 to T;
     src_slots, dst_slots: (S,) int32; fresh: (S,) bool. No sequence may write a slot that another reads.
