@@ -137,8 +137,9 @@ class GrammarChecker:
 
     async def _judge(self, grammar: Grammar) -> Verdict:
         """What is found of a grammar. Remembered where it would be the same again."""
+        is_fresh = self._process is None or not self._process.is_alive
         try:
-            if self._process is None or not self._process.is_alive:
+            if is_fresh:
                 await self.close()
                 tokens = await asyncio.get_running_loop().run_in_executor(None, self._load_tokens)
                 if tokens is None:
@@ -159,6 +160,9 @@ class GrammarChecker:
             return verdict
         except (OSError, EOFError):
             await self.close()
+            if not is_fresh:
+                # Others may have ended it before it was asked.
+                return await self._judge(grammar)
             logger.warning("compiling a grammar ended the process that checks them")
             verdict = Verdict("cannot be compiled within the limits of this server")
         self._remember(grammar, verdict)
