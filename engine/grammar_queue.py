@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.grammar import Grammar
@@ -20,7 +20,7 @@ class GrammarQueue:
     def __init__(self, compiler: GrammarCompiler) -> None:
         self._compiler = compiler
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammar")
-        self._waiting: dict[str, tuple[bytes, AddRequest]] = {}
+        self._waiting: dict[str, tuple[bytes, AddRequest, Future[None]]] = {}
         self._done: deque[str] = deque()
         self._reader, self._writer = os.pipe()
 
@@ -40,17 +40,19 @@ class GrammarQueue:
         """Keep a worker's request until its grammar is compiled."""
         grammar = request.params.grammar
         assert grammar is not None
-        self._waiting[request.request_id] = (worker, request)
         compiled = self._pool.submit(self._compile, grammar)
+        self._waiting[request.request_id] = (worker, request, compiled)
         compiled.add_done_callback(lambda _: self._on_done(request.request_id))
 
     def drop(self, request_id: str) -> None:
-        """Forget a request, if it waits here."""
-        self._waiting.pop(request_id, None)
+        """Forget a request, if it waits here, and its grammar, if that is not being compiled yet."""
+        if (found := self._waiting.pop(request_id, None)) is not None:
+            found[2].cancel()
 
     def drop_worker(self, worker: bytes) -> None:
         """Forget all requests of a worker that is gone."""
-        self._waiting = {name: pair for name, pair in self._waiting.items() if pair[0] != worker}
+        for name in [name for name, waiting in self._waiting.items() if waiting[0] == worker]:
+            self.drop(name)
 
     def take(self) -> list[tuple[bytes, AddRequest]]:
         """Those who need wait no longer, each with its worker, once the descriptor is readable."""
@@ -59,7 +61,7 @@ class GrammarQueue:
         while self._done:
             found = self._waiting.pop(self._done.popleft(), None)
             if found is not None:
-                ready.append(found)
+                ready.append(found[:2])
         return ready
 
     def _compile(self, grammar: Grammar) -> None:

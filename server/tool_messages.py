@@ -3,6 +3,7 @@
 The plain text is that of the Hermes models, which write and read calls as `<tool_call>{json}</tool_call>`.
 """
 
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -82,10 +83,14 @@ def plain_messages(messages: Sequence[dict[str, Any]], tools: Sequence[FunctionT
     Results that follow each other become one message, since many templates want user and assistant in turn.
     """
     plain: list[dict[str, Any]] = []
+    if tools:
+        # After what the conversation itself begins with.
+        told = list(itertools.takewhile(lambda message: message["role"] == "system", messages))
+        content = "\n\n".join([*(message["content"] for message in told), _instruction(tools)])
+        plain.append({"role": "system", "content": content})
+        messages = messages[len(told) :]
     # Of the results that follow each other; joined once, since there may be tens of thousands.
     results: list[str] = []
-    if tools:
-        plain.append({"role": "system", "content": _instruction(tools)})
     for message in messages:
         if message["role"] == "tool":
             results.append(f"<tool_response>\n{message['content']}\n</tool_response>")
@@ -93,9 +98,7 @@ def plain_messages(messages: Sequence[dict[str, Any]], tools: Sequence[FunctionT
         if results:
             plain.append({"role": "user", "content": "\n".join(results)})
             results = []
-        if len(plain) == 1 and tools and message["role"] == "system":
-            plain[0]["content"] = f"{message['content']}\n\n{plain[0]['content']}"
-        elif "tool_calls" in message:
+        if "tool_calls" in message:
             calls = [_call_text(call["function"]) for call in message["tool_calls"]]
             content = "\n".join([message["content"], *calls] if message["content"] else calls)
             plain.append({"role": "assistant", "content": content})

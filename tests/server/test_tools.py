@@ -33,6 +33,7 @@ KNOWING = (
     "{% endfor %}"
     "{{ m.tool_call_id or '' }}{% endfor %}"
 )
+BEGINNING: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "developer", "content": "Be kind."}]
 HISTORY: list[Any] = [
     *MESSAGES,
     {
@@ -204,12 +205,12 @@ def test_templates_that_do_not(engine: FakeEngine) -> None:
     )
     try:
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
-            chat(client, messages=[{"role": "system", "content": "Be brief."}, *HISTORY])
+            chat(client, messages=[*BEGINNING, *HISTORY])
             chat(client, messages=HISTORY, tools=None)
     finally:
         server.stop()
     texts = [server.tokenizer.decode(r.prompt, False) for r in engine.requests]  # type: ignore[attr-defined]
-    assert texts[0].startswith("<system>Be brief.\n\nYou may call functions")
+    assert texts[0].startswith("<system>Be brief.\n\nBe kind.\n\nYou may call functions")
     assert '{"type": "function", "function": {"name": "weather", "description": "Weather of é."' in texts[0]
     said = (
         '<user>Hi<assistant><tool_call>\n{"name": "weather", "arguments": {"city": "Ur"}}\n</tool_call>\n'
