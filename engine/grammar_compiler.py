@@ -22,7 +22,7 @@ MAX_CACHED_CHARS: Final = 1_000_000
 _LIMITS: Final[dict[str, Any]] = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
-    "step_max_items": 50_000,
+    "step_max_items": 10_000,
     "max_lexer_states": 50_000,
     "max_grammar_size": 100_000,
     "verbose_errors": False,
