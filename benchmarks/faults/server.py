@@ -61,23 +61,13 @@ class Server:
     @property
     def engine(self) -> psutil.Process:
         """The engine process."""
-        (found,) = self._children("remuda.engine.process")
+        (found,) = children_running(self.process.pid, "remuda.engine.process")
         return found
 
     @property
     def workers(self) -> list[psutil.Process]:
         """The API workers."""
-        return self._children("remuda.server.worker")
-
-    def _children(self, module: str) -> list[psutil.Process]:
-        found = []
-        for child in psutil.Process(self.process.pid).children():
-            try:
-                found += [child] if module in child.cmdline() else []
-            except psutil.Error:
-                # A zombie, until the parent looks.
-                continue
-        return found
+        return children_running(self.process.pid, "remuda.server.worker")
 
     def get(self, path: str, timeout_s: float = 10.0) -> int:
         """The status of one GET on a connection of its own; 0 where nobody answers."""
@@ -158,3 +148,15 @@ class Server:
         _, left = psutil.wait_procs(family, timeout=10)
         assert not left, f"processes are left: {left}"
         return code
+
+
+def children_running(pid: int, module: str) -> list[psutil.Process]:
+    """The children of a process that run a Python module."""
+    found = []
+    for child in psutil.Process(pid).children():
+        try:
+            found += [child] if module in child.cmdline() else []
+        except psutil.Error:
+            # A zombie, until the parent looks.
+            continue
+    return found

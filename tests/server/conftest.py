@@ -15,6 +15,7 @@ import openai
 import psutil
 import pytest
 
+from benchmarks.faults.server import children_running
 from tests.server.fakes import AppServer, FakeEngine, eventually
 
 
@@ -79,23 +80,13 @@ class ServerProcess:
     @property
     def engine(self) -> psutil.Process:
         """The engine process."""
-        (found,) = self._children("remuda.engine.process")
+        (found,) = children_running(self.process.pid, "remuda.engine.process")
         return found
 
     @property
     def workers(self) -> list[psutil.Process]:
         """The API workers."""
-        return self._children("remuda.server.worker")
-
-    def _children(self, module: str) -> list[psutil.Process]:
-        found = []
-        for child in psutil.Process(self.process.pid).children():
-            try:
-                found += [child] if module in child.cmdline() else []
-            except psutil.Error:
-                # A zombie, until the parent looks.
-                continue
-        return found
+        return children_running(self.process.pid, "remuda.server.worker")
 
     @property
     def http_processes(self) -> list[psutil.Process]:
