@@ -115,12 +115,14 @@ class MemoryUse(msgspec.Struct, frozen=True, kw_only=True):
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a started engine is: every "auto" resolved. Sent to the API workers with "ready".
 
-    weights_fingerprint: `checkpoint.fingerprint` of the weights.
+    weights_fingerprint: `checkpoint.fingerprint` of the weights. hidden_size: d_model.
     """
 
     model: str
     model_type: str
     num_parameters: int
+    num_layers: int
+    hidden_size: int
     device: str
     backend: str
     dtype: str

@@ -56,6 +56,11 @@ class EngineCore:
         return self._scheduler.has_work or bool(self._under_way) or bool(self._failures)
 
     @property
+    def device_bytes(self) -> int | None:
+        """What this process holds of the GPU; None on a CPU."""
+        return self._pool.device_bytes
+
+    @property
     def num_free_slots(self) -> int:
         """Slots that no sequence holds."""
         return self._pool.num_free

@@ -203,6 +203,7 @@ class EngineServer:
             num_output_tokens=self._num_output_tokens,
             num_aborts=self._num_aborts,
             resident_bytes=self._memory.memory_info().rss,
+            device_bytes=core.device_bytes,
         )
         self._send(worker, stats)
 

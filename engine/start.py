@@ -110,6 +110,8 @@ def build_core(
         model=name,
         model_type=model.config.model_type,
         num_parameters=model.num_parameters,
+        num_layers=model.config.num_hidden_layers,
+        hidden_size=model.config.hidden_size,
         device=_describe(device),
         backend=model.backend.name,
         dtype=_name(model.dtype),

@@ -48,6 +48,11 @@ class StatePool:
         """Slots that no sequence holds."""
         return len(self._free)
 
+    @property
+    def device_bytes(self) -> int | None:
+        """What this process holds of the GPU that the pool is on; None on a CPU."""
+        return torch.cuda.memory_reserved(self._buffer.device) if self._buffer.is_cuda else None
+
     def allocate(self) -> int:
         """Draw a slot. The caller has looked at `num_free`."""
         slot = self._free.pop()

@@ -122,7 +122,11 @@ class EngineFailed(msgspec.Struct, frozen=True, tag="failed"):
 
 
 class EngineStats(msgspec.Struct, frozen=True, tag="stats"):
-    """The engine process now. Counts are since its start; `resident_bytes` is its memory on the host."""
+    """The engine process now. Counts are since its start.
+
+    resident_bytes: its memory on the host. device_bytes: what it has allocated of a GPU, states and weights
+    among it; None where it runs on a CPU.
+    """
 
     num_running: int
     num_waiting: int
@@ -132,6 +136,7 @@ class EngineStats(msgspec.Struct, frozen=True, tag="stats"):
     num_output_tokens: int
     num_aborts: int
     resident_bytes: int
+    device_bytes: int | None = None
 
 
 FromEngine = StepOutputs | RequestRejected | EngineLoading | EngineReady | EngineFailed | EngineStats

@@ -15,6 +15,7 @@ from remuda.server.routes_completions import completion_routes
 from remuda.server.routes_docs import docs_routes
 from remuda.server.routes_embeddings import embedding_routes
 from remuda.server.routes_health import health_routes
+from remuda.server.routes_info import info_routes
 from remuda.server.routes_metrics import metrics_routes
 from remuda.server.routes_models import model_routes
 from remuda.server.routes_responses import response_routes
@@ -24,6 +25,7 @@ from remuda.server.state import ServerState
 _ROUTES = (
     health_routes,
     metrics_routes,
+    info_routes,
     model_routes,
     completion_routes,
     chat_routes,

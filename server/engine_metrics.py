@@ -24,12 +24,18 @@ class EngineSnapshot:
         self._restarts = restarts
         self._is_ready = is_ready
 
-    def render(self) -> bytes:
-        """The snapshot in Prometheus' text format."""
+    def render(self, server_resident_bytes: int) -> bytes:
+        """The snapshot in Prometheus' text format, with what the other processes hold of the host's memory."""
         import prometheus_client as client
 
         registry = client.CollectorRegistry()
         registry.register(self)
+        held = client.Gauge(
+            f"{PREFIX}server_resident_memory_bytes",
+            "Host memory of the server's processes but the engine.",
+            registry=registry,
+        )
+        held.set(server_resident_bytes)
         return client.generate_latest(registry)
 
     def collect(self) -> Iterator["Metric"]:
@@ -72,6 +78,8 @@ def _of_stats(stats: EngineStats) -> Iterator["Metric"]:
     yield _gauge("num_requests_waiting", "Requests that wait for a state slot.", stats.num_waiting)
     yield _gauge("state_slots_free", "State slots that no sequence holds.", stats.num_free_slots)
     yield _gauge("engine_resident_memory_bytes", "Host memory of the engine process.", stats.resident_bytes)
+    if stats.device_bytes is not None:
+        yield _gauge("engine_device_memory_bytes", "Memory that the engine holds of a GPU.", stats.device_bytes)
     yield _counter("prompt_tokens", "Prompt tokens of requests that the engine took.", stats.num_prompt_tokens)
     yield _counter("generation_tokens", "Tokens that the engine has drawn.", stats.num_output_tokens)
     yield _counter("engine_steps", "Steps that brought tokens.", stats.num_steps)

@@ -259,7 +259,7 @@ class EngineLink:
     """
 
     def __init__(self, limits: RequestLimits | None = None, *, name: str = "") -> None:
-        self._limits = limits or RequestLimits()
+        self.limits = limits or RequestLimits()
         self._name = name
         self.listeners: list[Callable[[], None]] = []
         self.status = EngineStatus.DOWN
@@ -324,7 +324,7 @@ class EngineLink:
 
         Raises ServerUnavailableError while no engine is ready, InvalidRequestError beyond the limits.
         """
-        self._limits.check_prompts(prompts)
+        self.limits.check_prompts(prompts)
         if self.status is not EngineStatus.READY:
             raise ServerUnavailableError(f"the engine is {self.status.value}; try again soon")
         request_ids = [f"{request_id}-{i}" for i in range(len(prompts))]
@@ -332,8 +332,8 @@ class EngineLink:
         for i, (prompt_id, prompt) in enumerate(zip(request_ids, prompts, strict=True)):
             self._routes[prompt_id] = (handle, i * params.n)
             self.send(AddRequest(prompt_id, prompt, params))
-        if self._limits.request_timeout_s is not None:
-            handle.limit_time(self._limits.request_timeout_s)
+        if self.limits.request_timeout_s is not None:
+            handle.limit_time(self.limits.request_timeout_s)
         return handle
 
     async def ask_stats(self, within_s: float) -> EngineStats | None:

@@ -6,6 +6,7 @@ from typing import Final
 from fastapi import APIRouter, Response
 
 from remuda.server.engine_metrics import EngineSnapshot
+from remuda.server.host_memory import server_resident_bytes
 from remuda.server.state import ServerState
 
 # The engine answers between two steps; where one takes longer, its last word is given.
@@ -22,8 +23,11 @@ def metrics_routes(state: ServerState) -> APIRouter:
         """What a Prometheus server scrapes."""
         stats = await state.link.ask_stats(_ENGINE_TIMEOUT_S)
         snapshot = EngineSnapshot(state.link.info, stats, state.restarts, is_ready=state.is_ready)
-        # Reading the files of other workers is I/O.
-        body = await asyncio.get_running_loop().run_in_executor(None, state.metrics.render)
-        return Response(body + snapshot.render(), media_type=_MEDIA_TYPE)
+        # Reading of other workers is I/O.
+        body, resident = await asyncio.get_running_loop().run_in_executor(None, read)
+        return Response(body + snapshot.render(resident), media_type=_MEDIA_TYPE)
+
+    def read() -> tuple[bytes, int]:
+        return state.metrics.render(), server_resident_bytes(state.parent_pid)
 
     return router

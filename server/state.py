@@ -33,6 +33,7 @@ class ServerState:
     tool_call_parser: one of TOOL_CALL_PARSERS. grammars: checks what requests ask for. has_given_up: the engine
     will not be started again, and the process is about to end. record_sinks: called with the record of each
     request that has ended, besides `metrics`. num_background_runs: responses that run without a connection.
+    parent_pid: the process that runs the server, where this is one of its workers.
     """
 
     link: EngineLink
@@ -48,6 +49,7 @@ class ServerState:
     record_sinks: list[Callable[[RequestRecord], None]] = field(default_factory=list)
     created: int = field(default_factory=lambda: int(time.time()))
     num_background_runs: Callable[[], int] = lambda: 0
+    parent_pid: int | None = None
     response_store: ResponseStore = field(default_factory=MemoryResponseStore)
 
     def __post_init__(self) -> None:

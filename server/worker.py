@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -82,6 +83,7 @@ class ApiWorker:
             options.max_body_bytes,
             options.tool_call_parser,
             response_store=self._store,
+            parent_pid=os.getppid(),
         )
         self._tracing = watch_requests(self._state, options)
         self._http = _HttpServer(http_config(self._state, options, closing_s=CLOSING_S))

@@ -87,6 +87,7 @@ STATS = EngineStats(
     num_output_tokens=5,
     num_aborts=6,
     resident_bytes=7_000_000,
+    device_bytes=8_000_000,
 )
 
 # What the engine sends for one request: in each step a list of outputs, or a rejection.

@@ -54,6 +54,13 @@ def test_one_request(server: AppServer, http: httpx2.Client, path: str, stream: 
     assert 0 < first <= whole
 
 
+def test_memory_of_the_server_itself(http: httpx2.Client) -> None:
+    resident = sample(http, "server_resident_memory_bytes")
+    assert resident is not None
+    assert resident > 10 * 2**20
+    assert sample(http, "engine_device_memory_bytes") == 8_000_000
+
+
 def test_errors_by_status(server: AppServer, http: httpx2.Client) -> None:
     http.post("/v1/completions", json={"model": "x", "prompt": "Hi"})
     http.post("/v1/completions", json={"prompt": "Hi"})

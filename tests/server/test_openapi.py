@@ -20,6 +20,7 @@ PATHS = {
     "/health": {"get"},
     "/ready": {"get"},
     "/version": {"get"},
+    "/info": {"get"},
     "/v1/models": {"get"},
     "/v1/models/{model_id}": {"get"},
     "/v1/completions": {"post"},
@@ -151,3 +152,12 @@ def test_the_page_needs_nothing_else(http: httpx2.Client) -> None:
 
 def test_version(http: httpx2.Client) -> None:
     assert http.get("/version").json() == {"version": version("remuda")}
+
+
+def test_info_tells_what_a_sequence_costs(http: httpx2.Client, engine: FakeEngine, server: AppServer) -> None:
+    info = http.get("/info").json()
+    assert (info["model"], info["slot_bytes"], info["num_slots"]) == ("fake", 1000, 64)
+    assert (info["num_layers"], info["hidden_size"], info["num_parameters"]) == (4, 32, 1)
+    assert (info["max_prompt_tokens"], info["has_chat_template"]) == (1_000_000, True)
+    server.state.is_draining = True
+    assert http.get("/info").status_code == 503
