@@ -24,7 +24,7 @@ $(VENV)/python-made:
 	touch $@
 
 $(VENV)/installed: $(VENV)/python-made pyproject.toml constraints.txt
-	$(PIP) -e '.[cpu]'
+	$(PIP) -e '.[cpu,load]'
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/python-made pyproject.toml constraints.txt
@@ -38,7 +38,7 @@ lint: dev ## ruff (rules and format), hadolint for the Dockerfile
 
 types: dev ## mypy
 	mkdir -p build/types && ln -sfn ../.. build/types/remuda
-	$(BIN)/mypy -p remuda.engine -p remuda.kernels -p remuda.server
+	$(BIN)/mypy -p remuda.engine -p remuda.kernels -p remuda.server -p remuda.clients
 
 test: lint types ## lint, type-check and run the tests
 	$(BIN)/python -m pytest

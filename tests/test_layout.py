@@ -14,6 +14,7 @@ ARROWS = {
     "kernels": {"kernels"},
     "engine": {"engine", "kernels"},
     "server": {"server", "engine"},
+    "clients": {"clients"},
     "demo": {"demo"},
 }
 SOURCES = sorted(path for folder in ARROWS for path in (ROOT / folder).rglob("*.py"))
@@ -28,6 +29,7 @@ NO_TORCH = [
     "remuda.engine.checkpoint.find",
     "remuda.server.app",
     "remuda.server.cli",
+    "remuda.clients",
 ]
 
 

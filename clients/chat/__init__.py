@@ -1,0 +1,1 @@
+"""The chat for the terminal: `remuda chat`."""

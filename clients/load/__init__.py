@@ -1,0 +1,1 @@
+"""The load test: `remuda load`. It measures any OpenAI-compatible server over HTTP."""
