@@ -1,1 +1,1 @@
-"""Clients of a server, over HTTP alone: a Python client, a chat for the terminal, a load test. Nothing of the engine."""
+"""Clients of a server, over HTTP alone: a Python client, a chat for the terminal, a load test."""

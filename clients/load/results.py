@@ -28,7 +28,7 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Goodput(msgspec.Struct, frozen=True, kw_only=True):
-    """objective: bounds by measure (`ttft`, `itl`, `e2e`), in seconds. num_good: requests that ended well within all.
+    """objective: bounds by measure (`ttft`, `itl`, `e2e`), in seconds. num_good: requests that kept them all.
 
     A request's `itl` is the mean of its gaps. share: of all requests, failed ones among them.
     """
@@ -155,7 +155,7 @@ class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of `remuda load`. created: ISO 8601, UTC. command: its arguments, keys left out. machine: in words."""
+    """One run of `remuda load`. created: ISO 8601, UTC. command: its arguments without keys. machine: in words."""
 
     schema: str = SCHEMA
     version: str
