@@ -7,8 +7,8 @@ from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.text_stream import TextStream
 from remuda.engine.tokenizer import TokenIdTokenizer
 from remuda.engine.wire import SequenceOutput, TokenLogprobs, output_error
-from remuda.server.link import RequestHandle
 from remuda.server.prompts import AnyTokenizer, Prompt
+from remuda.server.request_handle import RequestHandle
 
 
 class Choice:

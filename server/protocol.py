@@ -4,16 +4,12 @@ What it refuses it answers before the application sees anything, with an OpenAI 
 """
 
 import asyncio
-import logging
-from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from remuda.engine.log_format import FIELDS
-from remuda.server.errors import INVALID_REQUEST, RETRY_AFTER_S, SERVER_ERROR, error_body
 from remuda.server.plain_http import PlainHttpProtocol
+from remuda.server.refusals import OnRefusal, note_refusal, refusal_answer, too_many_connections
 from remuda.server.request_record import RECORD, REFUSED, new_request_id
 
 # A peer that reads nothing while data waits for it.
@@ -39,8 +35,6 @@ MIN_PIECE_BYTES: Final = 16
 # What may wait here for one peer, besides what the kernel holds (see listener.py).
 _MAX_UNSENT_BYTES: Final = 16 * 1024
 
-logger = logging.getLogger("remuda.access")
-
 
 class _Refusal(Exception):
     """Leaves the parser's callback; what to answer is in the protocol's `_refusal`."""
@@ -50,7 +44,7 @@ class StallGuardProtocol(PlainHttpProtocol):
     """One connection. `bounded_protocol` makes a subclass that knows its server's limit."""
 
     max_connections: int | None = None
-    on_refusal: Callable[[int], None] | None = None
+    on_refusal: OnRefusal | None = None
 
     _stall_timer: asyncio.TimerHandle | None = None
     _arrival_timer: asyncio.TimerHandle | None = None
@@ -73,7 +67,7 @@ class StallGuardProtocol(PlainHttpProtocol):
         transport.set_write_buffer_limits(_MAX_UNSENT_BYTES)
         super().connection_made(transport)
         if self.max_connections is not None and len(self.connections) > self.max_connections:
-            self._refuse(503, f"this server has its limit of {self.max_connections} connections")
+            self._refuse(503, too_many_connections(self.max_connections))
             return
         self._expect(HEAD_TIMEOUT_S, HEAD_TIMEOUT_S)
 
@@ -184,8 +178,9 @@ class StallGuardProtocol(PlainHttpProtocol):
         elif now < due:
             self._arrival_timer = self.loop.call_at(due, self._on_arrival_timer)
         elif self._num_unparsed == 0 if not self._is_in_body else not self._is_answering:
-            # Not a byte of a request has come, or it has its answer: there is nothing to say.
-            self.transport.close()
+            # Not a byte of a request has come, or it has its answer: there is nothing to say. Nor is TLS to wait
+            # for the silent peer to say goodbye.
+            self.transport.abort()
         else:
             what = "body" if self._is_in_body else "head"
             self._refuse(408, f"the {what} of the request did not arrive in time")
@@ -220,42 +215,16 @@ class StallGuardProtocol(PlainHttpProtocol):
             request_id = scope[RECORD].request_id if RECORD in scope else request_id
             scope[REFUSED] = (status, request_id)
         if not has_begun and not self.transport.is_closing():
-            self.transport.write(_answer(status, message, request_id))
+            self.transport.write(refusal_answer(status, message, request_id))
         self.transport.close()
         self._end_answer()
         if is_recorded:
             return
-        client = self.client[0] if self.client else ""
-        fields = {"request_id": request_id, "client": client, "status": status}
-        logger.info("refused: %s", message, extra={FIELDS: fields})
-        if self.on_refusal is not None:
-            self.on_refusal(status)
+        note_refusal(status, message, request_id, self.client, self.on_refusal)
 
 
-def bounded_protocol(
-    max_connections: int | None, on_refusal: Callable[[int], None] | None = None
-) -> type[StallGuardProtocol]:
+def bounded_protocol(max_connections: int | None, on_refusal: OnRefusal | None = None) -> type[StallGuardProtocol]:
     """The protocol of a server that holds so many connections; `on_refusal` is told the status of each refusal."""
     listener = None if on_refusal is None else staticmethod(on_refusal)
     members: dict[str, Any] = {"max_connections": max_connections, "on_refusal": listener}
     return type("BoundedProtocol", (StallGuardProtocol,), members)
-
-
-def _answer(status: int, message: str, request_id: str) -> bytes:
-    kind = SERVER_ERROR if status >= 500 else INVALID_REQUEST
-    body = msgspec.json.encode(error_body(message, kind, None, _CODES.get(status)))
-    retry = f"retry-after: {RETRY_AFTER_S}\r\n" if status in (429, 503) else ""
-    head = (
-        f"content-type: application/json\r\ncontent-length: {len(body)}\r\nx-request-id: {request_id}\r\n"
-        f"connection: close\r\n{retry}\r\n"
-    )
-    return STATUS_LINE[status] + head.encode() + body
-
-
-_CODES: Final = {
-    408: "request_timeout",
-    413: "body_too_large",
-    414: "url_too_long",
-    431: "headers_too_large",
-    503: "too_many_connections",
-}

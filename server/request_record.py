@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from remuda.server.errors import CLIENT_LEFT, abort_reason
 from remuda.server.generation import Generation
-from remuda.server.link import RequestHandle
+from remuda.server.request_handle import RequestHandle
 from remuda.server.token_meter import TokenMeter
 
 # In the scope: the record; status and id of the answer of a protocol that has refused the rest of the request; and

@@ -63,7 +63,7 @@ class ResponsesFormat:
     def finish(self, choice: Choice) -> bytes:
         """What was held back, then the end of the last item."""
         is_cut = choice.finish_reason == "length"
-        held = b"" if self._parser is None else self._write(self._parser.finish())
+        held = b"" if self._parser is None else self._write(self._parser.finish(is_cut=is_cut))
         left = self._held_logprobs.clear()
         if not self._output.items or (left and not self._output.is_in_call):
             held += self._output.add_text("", left)

@@ -19,8 +19,9 @@ from remuda.server.errors import (
     api_error,
 )
 from remuda.server.generation import Generation
-from remuda.server.link import EngineLink, RequestHandle
+from remuda.server.link import EngineLink
 from remuda.server.param_names import renamed
+from remuda.server.request_handle import RequestHandle
 from remuda.server.request_record import RequestRecord
 from remuda.server.response_store import ResponseStore, StoredResponse
 from remuda.server.responses_format import ResponsesFormat

@@ -20,9 +20,9 @@ from remuda.engine.sampling_params import Pooling, SamplingParams
 from remuda.server.first_error import ClosedModel
 from remuda.server.generation import Generation
 from remuda.server.json_body import StrictRoute
-from remuda.server.link import RequestHandle
 from remuda.server.param_names import renamed
 from remuda.server.prompts import MAX_CHOICES_PER_REQUEST, encode_prompts, off_loop, parse_prompts
+from remuda.server.request_handle import RequestHandle
 from remuda.server.schemas import GENERATION_RESPONSES
 from remuda.server.sse import IDLE_S, GenerationResponse, send_json
 from remuda.server.state import ServerState

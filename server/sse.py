@@ -15,8 +15,9 @@ from remuda.engine.wire import SequenceOutput
 from remuda.server.chunk_writer import ChunkWriter
 from remuda.server.errors import ClientGoneError, api_error
 from remuda.server.generation import Choice, Generation
-from remuda.server.link import EngineLink, RequestHandle
+from remuda.server.link import EngineLink
 from remuda.server.param_names import renamed
+from remuda.server.request_handle import RequestHandle
 from remuda.server.request_record import RECORD, SERVER_SEND
 
 # A request that is refused or fails this early gets its own HTTP status; later, an event in the stream.

@@ -1,15 +1,12 @@
-"""TLS of the listener: the certificate's files, and an event loop that does not wait long for a handshake."""
+"""The certificate's files for TLS."""
 
 import ssl
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-import uvloop
+from typing import Final
 
 from remuda.engine.errors import ConfigError
 
 PASSWORD_ENVIRONMENT: Final = "REMUDA_SSL_KEYFILE_PASSWORD"  # noqa: S105
-_HANDSHAKE_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -31,13 +28,3 @@ class TlsFiles:
             files = " and ".join(file for file in (self.certfile, self.keyfile) if file is not None)
             raise ConfigError(f"cannot use {files} for TLS: {error}") from error
         return context
-
-
-class ServerLoop(uvloop.Loop):
-    """uvloop's loop, but that a TLS handshake has 10 seconds and not a minute."""
-
-    async def create_server(self, *args: Any, **kwargs: Any) -> Any:
-        """As in asyncio."""
-        if kwargs.get("ssl") is not None:
-            kwargs.setdefault("ssl_handshake_timeout", _HANDSHAKE_TIMEOUT_S)
-        return await super().create_server(*args, **kwargs)

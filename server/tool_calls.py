@@ -91,6 +91,13 @@ class CallScanner:
             events.append(CallArguments(self._index, text[sent_to:]))
         return events, ""
 
+    def end_early(self) -> list[ToolEvent]:
+        """The text has ended within the object: the call's beginning, where its name is known by now."""
+        if self.has_started or self._name is None:
+            return []
+        self.has_started = True
+        return [CallStart(self._index, self._name)]
+
     def _is_beyond(self, character: str) -> bool:
         """It cannot belong to the object, of which a call's arguments are complete."""
         if self._in_string or self._depth > 1 or character.isspace() or character in ',:}"':

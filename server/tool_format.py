@@ -41,7 +41,8 @@ class ToolChatFormat(ChatFormat):
     def finish(self, choice: Choice) -> bytes:
         """What was held back, then an empty delta with the finish reason."""
         parser = self._parsers[choice.index]
-        held = b"".join(self._delta(choice, _delta(one)) for one in parser.finish())
+        events = parser.finish(is_cut=choice.finish_reason == "length")
+        held = b"".join(self._delta(choice, _delta(one)) for one in events)
         return held + self._event(choice, self._chunk(choice.index, {}, None, finish_reason(choice, parser)))
 
     def whole(self, generation: Generation, texts: list[str]) -> dict[str, Any]:
@@ -49,10 +50,14 @@ class ToolChatFormat(ChatFormat):
         body = super().whole(generation, texts)
         for choice, described, text in zip(generation.choices, body["choices"], texts, strict=True):
             parser = self._parsers[choice.index]
-            content, calls = gather([*parser.push(text), *parser.finish()])
+            is_cut = choice.finish_reason == "length"
+            content, calls = gather([*parser.push(text), *parser.finish(is_cut=is_cut)])
             if calls:
                 described["message"] |= {"content": content or None, "tool_calls": calls}
                 described["finish_reason"] = finish_reason(choice, parser)
+            elif is_cut:
+                # Without the beginning of a call that has no name yet.
+                described["message"]["content"] = content
         return body
 
 

@@ -42,7 +42,7 @@ from remuda.server.prepare import prepare_logging
 from remuda.server.restart_budget import Restarts
 from remuda.server.state import ServerState
 from remuda.server.store_client import RemoteResponseStore
-from remuda.server.tls import ServerLoop
+from remuda.server.tls_gate import ServerLoop
 
 logger = logging.getLogger(__name__)
 

@@ -42,6 +42,8 @@ from remuda.server.options import DEFAULT_MAX_CONNECTIONS, ServeOptions
 from remuda.server.request_limits import RequestLimits
 from remuda.server.request_record import RequestRecord
 from remuda.server.state import ServerState
+from remuda.server.tls import TlsFiles
+from remuda.server.tls_gate import ServerLoop
 from tests.server.fake_info import BOS, END, INFO, SPECIALS
 
 TEMPLATE = (
@@ -230,8 +232,10 @@ class AppServer:
         policy: AccessPolicy | None = None,
         limits: RequestLimits | None = None,
         max_connections: int = DEFAULT_MAX_CONNECTIONS,
+        tls: TlsFiles | None = None,
     ) -> None:
         self.engine = engine
+        self._tls = tls
         self._policy = policy
         self._limits = limits
         self._max_connections = max_connections
@@ -241,9 +245,9 @@ class AppServer:
         self.records: list[RequestRecord] = []
         self._listener = bind("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'' if tls is None else 's'}://127.0.0.1:{self.port}"
         self._up = threading.Event()
-        self._thread = threading.Thread(target=lambda: uvloop.run(self._main()))
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._main(), loop_factory=ServerLoop))
         self._thread.start()
         assert self._up.wait(10)
 
@@ -260,7 +264,8 @@ class AppServer:
         self.link.connect(self.engine.address)
         while self.engine.status is not None and self.link.status is EngineStatus.LOADING:
             await asyncio.sleep(0.005)
-        options = ServeOptions(access=self._policy or AccessPolicy(), max_connections=self._max_connections)
+        access = self._policy or AccessPolicy()
+        options = ServeOptions(access=access, max_connections=self._max_connections, tls=self._tls)
         config = http_config(self.state, options, closing_s=5)
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import socket
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -11,11 +14,14 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from remuda.engine.wire import AddRequest, SequenceOutput
+from remuda.server import protocol
 from remuda.server.chunk_writer import ChunkWriter
 from remuda.server.completion_format import CompletionFormat
+from remuda.server.tls import TlsFiles
 from tests.server.fakes import AppServer, FakeEngine, eventually, says
 from tests.server.raw_http import request
 
+TLS = Path(__file__).parents[1] / "data" / "tls"
 BODY = {"model": "fake", "prompt": "Hi", "max_tokens": 100_000, "stream": True}
 
 
@@ -31,6 +37,18 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
     monkeypatch.setattr(ChunkWriter, "write", noting)
     return pieces
+
+
+@pytest.fixture
+def secure(engine: FakeEngine) -> Iterator[AppServer]:
+    """The application behind TLS."""
+    running = AppServer(engine, tls=TlsFiles(str(TLS / "cert.pem"), str(TLS / "key.pem")))
+    yield running
+    running.stop()
+
+
+def trusting() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=TLS / "cert.pem")
 
 
 def text_of(events: list[dict[str, Any]]) -> str:
@@ -149,3 +167,43 @@ def test_a_bug_while_writing_ends_that_request_alone(
     assert eventually(lambda: len(engine.aborts) == 1)
     assert eventually(lambda: server.link.num_requests == 0)
     assert any(record.exc_info and record.exc_info[0] is ZeroDivisionError for record in caplog.records)
+
+
+def test_streams_over_tls_are_written_directly(
+    secure: AppServer, engine: FakeEngine, written: list[bytes]
+) -> None:
+    text = "abcdefghijklmnopqrstuvwxyz" * 4
+    engine.script, engine.step_s = says(text), 0.002
+    with (
+        httpx2.Client(base_url=secure.url, verify=trusting(), timeout=10) as client,
+        client.stream("POST", "/v1/completions", json=BODY) as answer,
+    ):
+        assert text_of(list(events_of(answer.iter_lines()))) == text
+    assert len(written) > 10
+
+
+def test_a_peer_that_stops_reading_over_tls(
+    secure: AppServer, engine: FakeEngine, written: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for it above the kernel is bounded, in this process and in TLS; then its request ends."""
+    monkeypatch.setattr(protocol, "STALL_TIMEOUT_S", 0.3)
+    waiting: list[int] = []
+    pause = protocol.StallGuardProtocol.pause_writing
+
+    def noting(connection: protocol.StallGuardProtocol) -> None:
+        waiting.append(connection.transport.get_write_buffer_size())
+        pause(connection)
+
+    monkeypatch.setattr(protocol.StallGuardProtocol, "pause_writing", noting)
+    engine.script, engine.step_s = says("x" * 60_000), 0.0001
+    data = request("POST", "/v1/completions", "content-type: application/json", body=json.dumps(BODY).encode())
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", secure.port))
+        with trusting().wrap_socket(connection, server_hostname="127.0.0.1") as shaken:
+            shaken.sendall(data)
+            assert eventually(lambda: len(engine.aborts) == 1)
+            assert eventually(lambda: not secure._server.server_state.connections)
+    assert max(waiting) < protocol._MAX_UNSENT_BYTES + 1024
+    # Of 13 MB that there were to send: the rest is what TLS, the transport below it and the kernel hold.
+    assert sum(map(len, written)) < 2**19

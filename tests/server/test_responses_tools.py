@@ -241,7 +241,12 @@ def test_log_probabilities_are_those_of_messages(http: httpx2.Client, engine: Fa
 
 @pytest.mark.parametrize(
     ("num_tokens", "kind", "status"),
-    [(30, "message", "incomplete"), (55, "function_call", "incomplete"), (-12, "function_call", "completed")],
+    [
+        (20, "message", "incomplete"),
+        (30, "function_call", "incomplete"),
+        (55, "function_call", "incomplete"),
+        (-12, "function_call", "completed"),
+    ],
 )
 @pytest.mark.parametrize("is_stream", [False, True])
 def test_an_answer_that_is_cut(

@@ -18,10 +18,12 @@ def tagged(call: str) -> str:
     return f"<tool_call>\n{call}\n</tool_call>"
 
 
-def gathered(pieces: list[str], name: str = "hermes", max_calls: int | None = None) -> tuple[str, list[Any]]:
+def gathered(
+    pieces: list[str], name: str = "hermes", max_calls: int | None = None, *, is_cut: bool = False
+) -> tuple[str, list[Any]]:
     """The text, and the calls as (name, arguments); checks the order of events."""
     parser = ToolCallParser(name, NAMES, max_calls)
-    events = [event for piece in pieces for event in parser.push(piece)] + parser.finish()
+    events = [event for piece in pieces for event in parser.push(piece)] + parser.finish(is_cut=is_cut)
     calls: list[list[str]] = []
     for event in events:
         if isinstance(event, CallStart):
@@ -169,6 +171,72 @@ def test_garbage_is_the_same_however_it_is_cut(name: str, max_calls: int | None)
         text = "".join(rng.choice(parts) for _ in range(rng.randint(1, 12)))
         whole, *others = (gathered(pieces, name, max_calls) for pieces in cuts(text))
         assert others == [whole] * len(others), text
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama3_json"])
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_long_white_space_is_the_same_however_it_is_cut(name: str, is_cut: bool) -> None:
+    """Around the limit of what belongs to a mark, and far beyond it."""
+    rng = random.Random(6)
+    spaces = [" " * n for n in (1, 200, 255, 256, 257, 300, 511, 512, 513)] + ["\n " * 400]
+    call = '{"name":"f","arguments":{}}'
+    parts = [*["<tool_call>", call, f"<tool_call>{call}</tool_call>"] * 2, '{"name":"f"', ";", "x", "<tool_"]
+    num_calls = 0
+    for _ in range(300):
+        text = "".join(rng.choice(parts if i % 2 else ["", *spaces]) for i in range(rng.randint(2, 8)))
+        whole, *others = (gathered(pieces, name, is_cut=is_cut) for pieces in cuts(text))
+        assert others == [whole] * len(others), text
+        num_calls += len(whole[1])
+    assert num_calls > 10
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "calls"),
+    [
+        (" " * 256 + tagged('{"name": "f"}'), "", [F]),
+        (" " * 300 + tagged('{"name": "f"}'), " " * 44, [F]),
+        ("<tool_call>" + " " * 256 + '{"name": "f"}', "", [F]),
+        ("<tool_call>" + " " * 257 + '{"name": "f"}', "<tool_call>" + " " * 257 + '{"name": "f"}', []),
+    ],
+)
+def test_white_space_belongs_to_a_mark_up_to_a_limit(text: str, shown: str, calls: list[Any]) -> None:
+    for pieces in cuts(text):
+        assert gathered(pieces) == (shown, calls), pieces
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "calls"),
+    [
+        ("Hi <tool_", "Hi <tool_", []),
+        ("Hi <tool_call>", "Hi", []),
+        ('Hi\n<tool_call>\n{"na', "Hi", []),
+        ('<tool_call>{"name": "f', "", []),
+        ('<tool_call>{"name": "f"', "", [("f", "")]),
+        ('<tool_call>{"name": "f", "arguments"', "", [("f", "")]),
+        ('<tool_call>{"name": "f", "arguments": {"a', "", [("f", '{"a')]),
+        ('<tool_call>{"arguments": {"a": 1}, "na', "", []),
+        ('<tool_call>{"name": "unknown", "arg', '<tool_call>{"name": "unknown", "arg', []),
+        (tagged('{"name":"f","arguments":{"a":1}}') + '\n<tool_call>{"name": "f"', "", [A, ("f", "")]),
+        (tagged('{"name": "f"}') + " Hi", " Hi", [F]),
+    ],
+)
+def test_the_beginning_of_a_call_is_no_text_where_the_answer_is_cut(
+    text: str, shown: str, calls: list[Any]
+) -> None:
+    for pieces in cuts(text):
+        assert gathered(pieces, is_cut=True) == (shown, calls), pieces
+
+
+def test_a_cut_call_beyond_the_limit_of_calls_is_left_out() -> None:
+    text = tagged('{"name":"f","arguments":{"a":1}}') + '\n<tool_call>{"name": "f"'
+    for pieces in cuts(text):
+        assert gathered(pieces, max_calls=1, is_cut=True) == ("", [A])
+
+
+def test_a_cut_object_without_a_mark_may_be_an_answer() -> None:
+    for text in ('{"name": "f"', '{"answer": 4', " {"):
+        for pieces in cuts(text):
+            assert gathered(pieces, "llama3_json", is_cut=True) == (text, [])
 
 
 def test_garbage_never_raises_and_text_without_calls_is_kept() -> None:

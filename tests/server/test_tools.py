@@ -155,6 +155,22 @@ def test_a_call_that_is_cut(client: openai.OpenAI, engine: FakeEngine, stream: b
     assert len(arguments) > 5
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("num_tokens", "names"), [(20, []), (40, ["weather"])])
+def test_a_call_that_is_cut_before_its_arguments(
+    client: openai.OpenAI, engine: FakeEngine, num_tokens: int, names: list[str], stream: bool
+) -> None:
+    """None of its markup is shown; the name is told once it is whole."""
+    engine.script = says("Well. " + CALL)
+    answer = chat(client, max_tokens=num_tokens, stream=stream)
+    choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+    assert choices[-1].finish_reason == "length"
+    messages = [choice.delta if stream else choice.message for choice in choices]
+    assert "".join(message.content or "" for message in messages) == "Well."
+    calls = [call for message in messages for call in message.tool_calls or []]
+    assert [(call.function.name, call.function.arguments) for call in calls] == [(name, "") for name in names]
+
+
 def test_one_call_at_most(client: openai.OpenAI, engine: FakeEngine) -> None:
     engine.script = says(TWO)
     (call,) = chat(client, parallel_tool_calls=False).choices[0].message.tool_calls
