@@ -22,7 +22,7 @@ def show_table(console: Console, title: str, header: Sequence[str], rows: Sequen
     """The first column to the left, the others to the right. `title` stands above."""
     cells = [[plain(cell) for cell in row] for row in rows]
     if console.is_terminal:
-        console.print(_rich_table(title, header, cells))
+        console.print(_rich_table(title, header, cells, console.width))
         return
     show_line(console, title)
     widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
@@ -35,16 +35,17 @@ def show_table(console: Console, title: str, header: Sequence[str], rows: Sequen
     show_line(console, "")
 
 
-def _rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(
-        title=Text(title, style="bold"), box=None, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False
-    )
-    for place, name in enumerate(header):
+def _rich_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], room: int) -> Table:
+    columns = list(zip(header, *rows, strict=True))
+    # A column is as wide as its widest number, or as the widest word of its name.
+    widths = [max(map(len, (*name.split(), *cells)), default=0) for name, *cells in columns]
+    gap = 2 if sum(widths) + 2 * len(widths) <= room else 1
+    table = Table(title=Text(title, style="bold"), box=None, title_justify="left", padding=(0, gap, 0, 0))
+    for place, (name, width) in enumerate(zip(header, widths, strict=True)):
         if place == 0:
             table.add_column(Text(name), no_wrap=True, max_width=_MAX_LABEL)
         else:
-            widest = max(map(len, (*name.split(), *(row[place] for row in rows))))
-            table.add_column(Text(name), justify="right", min_width=min(widest, _MAX_LABEL))
+            table.add_column(Text(name), justify="right", min_width=min(width, _MAX_LABEL))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
