@@ -10,23 +10,28 @@ from remuda.clients.load.results import ContextPoint, Distribution, LoadResult, 
 
 Of = TypeVar("Of")
 
-# Of a stage, in the order of a request's life.
+# Of a stage, in the order of a request's life. Their names in capitals are the short ones.
 DISTRIBUTIONS: Final = (
     ("ttft", "Time to first token"),
     ("itl", "Inter-token latency"),
     ("tpot", "Time per output token"),
     ("e2e", "End to end"),
 )
+SHORT_NAMES: Final = "; ".join(f"{name.upper()}: {title.lower()}" for name, title in DISTRIBUTIONS)
 
 
 @dataclass(frozen=True)
 class Measure(Generic[Of]):
-    """One figure: its name, how it is written, where it is found, and which way is better (None: neither)."""
+    """One figure: its name, how it is written, where it is found, which way is better (None: neither).
+
+    is_share: its changes are told in points of a percent.
+    """
 
     name: str
     write: units.Format
     get: Callable[[Of], float | None]
     is_lower_better: bool | None = None
+    is_share: bool = False
 
 
 def percentile(distribution: Distribution, percent: str) -> float | None:
@@ -73,9 +78,12 @@ def best_stage(result: LoadResult) -> Stage | None:
 
 
 def saturated_stage(result: LoadResult) -> Stage | None:
-    """The stage whose label the result names as its saturation, the longest where several fit."""
-    named = [stage for stage in result.stages if stage.label and stage.label in (result.saturation or "")]
-    return max(named, key=lambda stage: len(stage.label), default=None)
+    """The stage that the result's sentence on saturation names first; None where it says that there was none."""
+    words = result.saturation or ""
+    if words.startswith("not "):
+        return None
+    named = [stage for stage in result.stages if stage.label and stage.label in words]
+    return min(named, key=lambda stage: (words.index(stage.label), -len(stage.label)), default=None)
 
 
 def _of(name: str, percent: str) -> Callable[[Stage], float | None]:
@@ -88,21 +96,21 @@ def _of(name: str, percent: str) -> Callable[[Stage], float | None]:
 
 STAGE_MEASURES: Final[Sequence[Measure[Stage]]] = (
     Measure("Requests", units.count, lambda stage: stage.num_requests),
-    Measure("Failed", units.share, failed_share, True),
+    Measure("Failed", units.share, failed_share, True, True),
     Measure("Requests/s", units.number, lambda stage: stage.requests_per_s, False),
     Measure("Output tokens/s", units.number, lambda stage: stage.output_tokens_per_s, False),
     Measure("All tokens/s", units.number, lambda stage: stage.total_tokens_per_s, False),
     *(
-        Measure(f"{title}, p{percent}", units.duration, _of(name, percent), True)
-        for name, title in DISTRIBUTIONS
+        Measure(f"{name.upper()} p{percent}", units.duration, _of(name, percent), True)
+        for name, _ in DISTRIBUTIONS
         for percent in ("50", "99")
     ),
     Measure("Good requests/s", units.number, lambda s: s.goodput.requests_per_s if s.goodput else None, False),
-    Measure("Good share", units.share, lambda stage: stage.goodput.share if stage.goodput else None, False),
+    Measure("Good share", units.share, lambda s: s.goodput.share if s.goodput else None, False, True),
 )
 CONTEXT_MEASURES: Final[Sequence[Measure[ContextPoint]]] = (
-    Measure("Inter-token latency, p50", units.duration, lambda point: percentile(point.itl, "50"), True),
-    Measure("Inter-token latency, p99", units.duration, lambda point: percentile(point.itl, "99"), True),
+    Measure("ITL p50", units.duration, lambda point: percentile(point.itl, "50"), True),
+    Measure("ITL p99", units.duration, lambda point: percentile(point.itl, "99"), True),
     Measure("Prefill, tokens/s", units.number, lambda point: point.prefill_tokens_per_s, False),
     Measure("Engine process", units.size, lambda point: point.sample.engine_resident_bytes, True),
     Measure("Server, all processes", units.size, lambda point: server_bytes(point.sample), True),

@@ -79,7 +79,7 @@ def _print_sweep(console: Console, result: LoadResult) -> None:
     rows = [_sweep_row(stage, has_goodput) for stage in result.stages]
     show_table(console, "Load, latencies in ms", header + ["good"] * has_goodput, rows)
     if result.saturation is not None:
-        show_line(console, f"saturation: {result.saturation}", "bold")
+        show_line(console, result.saturation, "bold")
     at = saturated_stage(result)
     if at is not None:
         show_line(

@@ -94,6 +94,8 @@ def share(value: float | None) -> str:
         return "under 0.01 %"
     if 99.99 < percent < 100:
         return "over 99.99 %"
+    if percent < 1:
+        return f"{percent:.2g} %"
     return f"{percent:.3g} %" if percent < 99 else f"{percent:.4g} %"
 
 

@@ -218,7 +218,7 @@ def sweep(seed: int = 1) -> LoadResult:
         [stage for stage, _ in pairs],
         [request for _, requests in pairs for request in requests],
         settings={"sweep": "concurrency=1,2,4,8,16,32,96", "slo": "ttft=500ms,itl=50ms", "seed": 0},
-        saturation="concurrency 32",
+        saturation="saturated at concurrency 32: at concurrency 96 9% of requests keep the objective",
         ceiling=Ceiling(events_per_s=41_200.0),
         notes=["one request of the warm-up failed: timeout"],
     )

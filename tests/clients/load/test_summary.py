@@ -43,7 +43,7 @@ def test_a_pipe_gets_aligned_text_without_colours() -> None:
 
 def test_a_sweep_says_where_it_is_saturated() -> None:
     text = printed(sweep())
-    assert "saturation: concurrency 32" in text
+    assert "saturated at concurrency 32: at concurrency 96" in text
     assert f"there: {units.number(sweep().stages[5].output_tokens_per_s)} output tokens/s" in text
 
 
