@@ -20,6 +20,7 @@ from remuda.clients.load.markup import Markup, escaped, tag
 # Points of a plot are pixels of the page: wide beside another, wide alone, on a phone.
 _WIDTHS: Final = {"half": 504, "full": 1040, "phone": 336}
 _HEIGHTS: Final = {"half": 290, "full": 400, "phone": 270}
+_DECIMALS: Final = re.compile(r"(\.\d\d)\d+")
 # Stand-ins for the page's colours. matplotlib must be told a colour; the page decides which.
 _NAMES: Final = (
     "card",
@@ -120,10 +121,10 @@ def _svg(plot: Plot, kind: str) -> str:
         plot.paint(axes, kind == "phone")
         stream = io.StringIO()
         made.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(_METADATA))
-    return _inline(stream.getvalue(), kind)
+    return _inline(stream.getvalue(), kind, plot.title)
 
 
-def _inline(svg: str, kind: str) -> str:
+def _inline(svg: str, kind: str, title: str) -> str:
     """Fit for the middle of a page: no head, no names of other places, ids of its own, the page's colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
@@ -131,8 +132,8 @@ def _inline(svg: str, kind: str) -> str:
     svg = re.sub(r'\stransform="rotate\(-0 [^"]*"|<g id="[^"]*"/>', "", svg)
     # Ids that nobody points to, and the decimals that nobody sees.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"(\.\d)\d+", r"\1", svg)
-    prefix = f"{kind}{zlib.crc32(svg.encode()):08x}-"
+    svg = re.sub(r"<[^>]+>", lambda element: _DECIMALS.sub(r"\1", element[0]), svg)
+    prefix = f"{kind}{zlib.crc32((title + svg).encode()):08x}-"
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{prefix}", svg).replace("xlink:href", "href")
     for name, stand_in in _COLOURS.items():
         svg = svg.replace(stand_in, f"var(--{name})")

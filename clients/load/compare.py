@@ -86,7 +86,7 @@ def print_comparison(results: Sequence[LoadResult], console: Console) -> None:
     names = run_names(results)
     for name, result in zip(names, results, strict=True):
         show_line(console, f"{name}: {result.target.model} at {result.target.url}, {result.created}", "bold")
-    header = ["", *(names[:1]), *(part for name in names[1:] for part in (name, f"{name} to {names[0]}", ""))]
+    header = ["", *(names[:1]), *(part for name in names[1:] for part in (name, f"{name} against {names[0]}", ""))]
     groups = [*compare_stages(results), *compare_lengths(results)]
     for group in groups:
         rows = [

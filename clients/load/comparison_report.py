@@ -14,7 +14,7 @@ from remuda.clients.load.compare import (
     run_names,
 )
 from remuda.clients.load.compared_plots import COLOURS, compared_latency, compared_memory, compared_throughput
-from remuda.clients.load.markup import NOTHING, Markup, section, table, tag
+from remuda.clients.load.markup import NOTHING, Markup, folded, section, table, tag
 from remuda.clients.load.measures import DISTRIBUTIONS, SHORT_NAMES, best_stage, saturated_stage
 from remuda.clients.load.plots import distribution_plot
 from remuda.clients.load.results import LoadResult, Stage
@@ -26,7 +26,7 @@ def comparison(results: Sequence[LoadResult]) -> Markup:
     plots = [plot for plot in _plots(results, names) if plot is not None]
     figures = tag("div", *(figure(plot) for plot in plots), class_="pair") if plots else NOTHING
     groups = [*compare_stages(results), *compare_lengths(results)]
-    tables = [tag("div", _table(group, names), class_="panel") for group in groups]
+    tables = [_folded(group, names, _is_first_seen(group, results)) for group in groups]
     words = (
         f"Differences are against {names[0]}. Less than {units.share(SAME)} apart counts as the same; runs of one "
         f"load differ by chance too, so repeat a run before you believe a small difference. {SHORT_NAMES}."
@@ -81,12 +81,24 @@ def _shown_stage(result: LoadResult, results: Sequence[LoadResult]) -> Stage | N
 
 
 def _table(group: Group, names: Sequence[str]) -> Markup:
-    header = ["", *names[:1], *(part for name in names[1:] for part in (name, f"{name} to {names[0]}"))]
+    header = ["", *names[:1], *(part for name in names[1:] for part in (name, f"{name} against {names[0]}"))]
     rows = [
         [name, cells[0].text, *(part for cell in cells[1:] for part in (cell.text, _difference(cell)))]
         for name, cells in group.rows
     ]
-    return table(group.title, header, rows)
+    return table(f"{group.title}, differences against {names[0]}", header, rows)
+
+
+def _folded(group: Group, names: Sequence[str], is_open: bool) -> Markup:
+    made = folded(group.title, _table(group, names), is_open=is_open)
+    return tag("div", made, class_="panel")
+
+
+def _is_first_seen(group: Group, results: Sequence[LoadResult]) -> bool:
+    """The load of which the distributions are drawn, and the longest context, are unfolded."""
+    base = saturated_stage(results[0]) or best_stage(results[0])
+    longest = compare_lengths(results)[-1:]
+    return len(results[0].stages) == 1 or group in longest or (base is not None and group.title == base.label)
 
 
 def _difference(cell: Cell) -> Markup:

@@ -137,7 +137,7 @@ def _mark_crossing(axes: Axes, context: LongContext, kv: KvShape, is_phone: bool
     axes.fill_between(beyond, [held] * len(beyond), cache, color=colour("c2"), alpha=0.08, lw=0)
     axes.plot([tokens], [held], "o", ms=10, mfc=colour("card"), mec=colour("ink"), mew=1.5)
     words = "" if is_phone else ",\nthe cache alone is larger\nthan the whole server"
-    is_left = log(tokens / lengths[0]) < 0.4 * log(lengths[-1] / lengths[0])
+    is_left = log(tokens / lengths[0]) < (0.6 if is_phone else 0.4) * log(lengths[-1] / lengths[0])
     axes.annotate(
         f"from {tokens:,.0f} tokens on{words}",
         (tokens, held),

@@ -16,7 +16,7 @@ class Markup(str):
 
 NOTHING: Final = Markup("")
 # A number and its unit stay on one line.
-_BEFORE_UNIT: Final = re.compile(r"(?<=\d) (?=(?:µs|ms|s|k?B|[MGTP]B|%|×|tokens?)(?!\w))")
+_BEFORE_UNIT: Final = re.compile(r"(?<=\d) (?=(?:µs|ms|s|k?B|[MGTP]B|%|×)(?!\w))")
 
 
 def escaped(text: str) -> Markup:
@@ -49,9 +49,10 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *,
     return tag("div", made, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
-def folded(summary: str, *children: str) -> Markup:
+def folded(summary: str, *children: str, is_open: bool = False) -> Markup:
     """What is shown when its line is pressed, and in print."""
-    return tag("details", tag("summary", summary), *children)
+    made = tag("details", tag("summary", summary), *children)
+    return Markup(made.replace("<details>", "<details open>", 1)) if is_open else made
 
 
 def section(title: str, *children: str, level: int = 2) -> Markup:

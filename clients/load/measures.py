@@ -108,12 +108,16 @@ STAGE_MEASURES: Final[Sequence[Measure[Stage]]] = (
     Measure("Good requests/s", units.number, lambda s: s.goodput.requests_per_s if s.goodput else None, False),
     Measure("Good share", units.share, lambda s: s.goodput.share if s.goodput else None, False, True),
 )
-CONTEXT_MEASURES: Final[Sequence[Measure[ContextPoint]]] = (
+# Of one length.
+LATENCY_MEASURES: Final[Sequence[Measure[ContextPoint]]] = (
     Measure("ITL p50", units.duration, lambda point: percentile(point.itl, "50"), True),
     Measure("ITL p99", units.duration, lambda point: percentile(point.itl, "99"), True),
     Measure("Prefill, tokens/s", units.number, lambda point: point.prefill_tokens_per_s, False),
+)
+MEMORY_MEASURES: Final[Sequence[Measure[ContextPoint]]] = (
     Measure("Engine process", units.size, lambda point: point.sample.engine_resident_bytes, True),
     Measure("Server, all processes", units.size, lambda point: server_bytes(point.sample), True),
     Measure("Device", units.size, lambda point: point.sample.device_bytes, True),
     Measure("State pool", units.size, lambda point: point.sample.pool_bytes, True),
 )
+CONTEXT_MEASURES: Final = (*LATENCY_MEASURES, *MEMORY_MEASURES)

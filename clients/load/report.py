@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from remuda.clients.load import units
+from remuda.clients.load.compare import run_names
 from remuda.clients.load.comparison_report import comparison
 from remuda.clients.load.markup import NOTHING, Markup, escaped, joined, section, table, tag
 from remuda.clients.load.report_context import context_cards, context_section
@@ -26,7 +27,8 @@ def write_html(results: Sequence[LoadResult], path: Path) -> None:
         body = tag("main", *_run(results[0], title))
     else:
         title = f"{len(results)} load tests compared"
-        runs = [part for i, result in enumerate(results) for part in _run(result, f"Run {i + 1}", level=2)]
+        named = zip(run_names(results), results, strict=True)
+        runs = [part for name, result in named for part in _run(result, f"Run {name}", level=2)]
         body = tag("main", tag("header", tag("h1", title)), comparison(results), *runs)
     path.write_text(_page(title, body), encoding="utf-8")
 

@@ -6,7 +6,8 @@ from remuda.clients.load.context_plots import held_bytes, latency_plot, memory_p
 from remuda.clients.load.kv import cache_bytes, crossing_tokens, grouped_query
 from remuda.clients.load.markup import NOTHING, Markup, folded, section, table, tag
 from remuda.clients.load.measures import (
-    CONTEXT_MEASURES,
+    LATENCY_MEASURES,
+    MEMORY_MEASURES,
     growth,
     percentile,
     point_cache_bytes,
@@ -53,27 +54,40 @@ def context_section(result: LoadResult) -> Markup:
         return section(title, tag("p", "No length was reached."))
     memory, latency = memory_plot(result, context), latency_plot(context)
     parts = [
-        figure(memory) if memory else tag("p", "The server does not say what memory it holds."),
-        tag(
-            "div",
-            figure(latency) if latency else NOTHING,
-            _formulas(context, result.kv) if result.kv else NOTHING,
-            class_="pair",
-        ),
-        tag("div", _table(result, context), class_="panel"),
+        figure(latency, _latency_table(context)) if latency else NOTHING,
+        _formulas(context, result.kv) if result.kv else NOTHING,
     ]
-    return section(title, *parts)
+    return section(
+        title,
+        figure(memory, _memory_table(result, context))
+        if memory
+        else tag("p", "The server does not say what memory it holds."),
+        tag("div", *parts, class_="pair"),
+    )
 
 
-def _table(result: LoadResult, context: LongContext) -> Markup:
-    columns = [("Context, tokens", [f"{point.context_tokens:,}" for point in context.points])]
-    columns += [(one.name, [one.write(one.get(point)) for point in context.points]) for one in CONTEXT_MEASURES]
-    columns.append(("States", [units.size(states_bytes(context)) for _ in context.points]))
-    columns.append(("KV cache", [units.size(point_cache_bytes(result, point)) for point in context.points]))
+def _latency_table(context: LongContext) -> Markup:
+    columns = [(one.name, [one.write(one.get(point)) for point in context.points]) for one in LATENCY_MEASURES]
+    return _table("Gaps between two tokens of one sequence, and reading of prompts", context, columns)
+
+
+def _memory_table(result: LoadResult, context: LongContext) -> Markup:
+    kv, points = result.kv, context.points
+    columns = [(one.name, [one.write(one.get(point)) for point in points]) for one in MEMORY_MEASURES]
+    columns.append(("States", [units.size(states_bytes(context)) for _ in points]))
+    if kv is not None:
+        for name, shape in (("KV cache", kv), ("KV cache, grouped-query", grouped_query(kv))):
+            sizes = [cache_bytes(shape, point.context_tokens, point.num_sequences) for point in points]
+            columns.append((name, [units.size(size) for size in sizes]))
+    return _table(f"{units.counted(context.num_sequences, 'sequence')} at each length", context, columns)
+
+
+def _table(caption: str, context: LongContext, columns: list[tuple[str, list[str]]]) -> Markup:
+    """Those of the columns that have a number."""
     shown = [column for column in columns if set(column[1]) - {units.MISSING}]
-    rows = list(zip(*(cells for _, cells in shown), strict=True))
-    caption = f"{units.counted(context.num_sequences, 'sequence')} at each length"
-    return table(caption, [name for name, _ in shown], rows)
+    lengths = [f"{point.context_tokens:,}" for point in context.points]
+    rows = list(zip(lengths, *(cells for _, cells in shown), strict=True))
+    return table(caption, ["Context, tokens", *(name for name, _ in shown)], rows)
 
 
 def _formulas(context: LongContext, kv: KvShape) -> Markup:

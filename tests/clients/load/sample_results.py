@@ -366,4 +366,5 @@ DEGENERATE = {
     "no lengths": no_lengths,
     "hostile": hostile,
 }
-ALL = {"single": single, "sweep": sweep, "rate sweep": rate_sweep, "full": full, **DEGENERATE}
+ALL = {"single": single, "sweep": sweep, "rate sweep": rate_sweep, "full": full, "other full": lambda: full(2)}
+ALL |= DEGENERATE
