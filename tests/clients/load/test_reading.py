@@ -1,0 +1,75 @@
+"""read_result: what a result is, and what is said of a file that is none."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from remuda.clients.load import reading
+from remuda.clients.load.reading import ResultError, read_result
+from remuda.clients.load.results import LoadResult, Target
+
+SMALL = LoadResult(
+    version="0.1.0",
+    created="2026-11-24T12:00:00Z",
+    command=["load"],
+    machine="a machine",
+    target=Target(url="http://127.0.0.1:8000", model="demo"),
+    settings={"concurrency": 1},
+)
+
+
+def test_reads_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(msgspec.json.encode(SMALL))
+    assert read_result(path) == SMALL
+
+
+def test_unknown_fields_of_a_later_version_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(msgspec.json.encode({**msgspec.to_builtins(SMALL), "more": 1}))
+    assert read_result(path) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "not JSON"),
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"url,model\n1,2\n", "not JSON"),
+        (b"[1, 2]", "not a result of `remuda load`"),
+        (b'{"schema": 3}', "not a result of `remuda load`"),
+        (b"{}", "its schema is ''"),
+        (b'{"schema": "guidellm/1"}', "its schema is 'guidellm/1'"),
+        (b'{"schema": "remuda.load/2"}', "this version reads 'remuda.load/1'"),
+        (b'{"schema": "remuda.load/1"}', "missing required field `version`"),
+        (msgspec.json.encode(SMALL).replace(b'"stages":[]', b'"stages":[{}]'), r"\$.stages\[0\]"),
+        (msgspec.json.encode(SMALL).replace(b'"concurrency":1', b'"concurrency":NaN'), "not JSON"),
+    ],
+)
+def test_says_why_a_file_is_none(tmp_path: Path, text: bytes, reason: str) -> None:
+    path = tmp_path / "bad.json"
+    path.write_bytes(text)
+    with pytest.raises(ResultError, match=reason) as caught:
+        read_result(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match=r"none\.json: No such file"):
+        read_result(tmp_path / "none.json")
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match="directory"):
+        read_result(tmp_path)
+
+
+def test_refuses_what_is_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(msgspec.json.encode(SMALL))
+    monkeypatch.setattr(reading, "MAX_RESULT_BYTES", 10)
+    with pytest.raises(ResultError, match="larger than 10 bytes"):
+        read_result(path)
