@@ -5,7 +5,7 @@ Usage: python -m remuda.clients.load.ceiling_server NUM_EVENTS. It prints its po
 
 import asyncio
 import sys
-from typing import Final
+from typing import Final, cast
 
 import uvloop
 
@@ -57,8 +57,8 @@ class _Connection(asyncio.Protocol):
         self._request = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports do not derive from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         # The body is ignored: a request has ended with the blank line, and its body is small.

@@ -73,7 +73,6 @@ def _run(options: RunOptions) -> int:
 
 def _write(result: LoadResult, output: OutputOptions) -> None:
     """JSON first: of all files it has everything."""
-    from remuda.clients.load.report import write_html
     from remuda.clients.load.results_file import write_result
     from remuda.clients.load.tables import write_csv
 
@@ -83,6 +82,9 @@ def _write(result: LoadResult, output: OutputOptions) -> None:
         if output.csv is not None:
             write_csv(result, output.csv)
         if output.html is not None:
+            # It draws with matplotlib, which takes a second to import.
+            from remuda.clients.load.report import write_html
+
             write_html([result], output.html)
     except OSError as error:
         raise LoadError(f"cannot write {error.filename}: {error.strerror}") from error
@@ -90,14 +92,18 @@ def _write(result: LoadResult, output: OutputOptions) -> None:
 
 def _compare(paths: tuple[Path, ...], html: Path | None) -> int:
     from remuda.clients.load.compare import print_comparison
-    from remuda.clients.load.report import write_html
-    from remuda.clients.load.results_file import read_result
+    from remuda.clients.load.reading import ResultError, read_result
 
     if len(paths) < 2:
         raise UsageError("--compare needs two results or more")
-    results = [read_result(path) for path in paths]
+    try:
+        results = [read_result(path) for path in paths]
+    except ResultError as error:
+        raise UsageError(str(error)) from error
     print_comparison(results, Console())
     if html is not None:
+        from remuda.clients.load.report import write_html
+
         write_html(results, html)
     return 0
 

@@ -63,10 +63,8 @@ class Driver:
     async def run(self, stop: asyncio.Event) -> Held:
         """To its end, or until `stop` is set: what runs then is cut off."""
         await unless_stopped(self._closed() if self.load.arrivals is None else self._open(), stop)
-        ended = time.perf_counter() if stop.is_set() else self._last_end
-        if self.load.duration is not None and (stop.is_set() or ended > self._until):
-            ended = min(self._until, time.perf_counter())
-        self.held.window = ended - self.held.start
+        ended = time.perf_counter() if stop.is_set() or not self._has_all() else self._last_end
+        self.held.window = min(ended, self._until) - self.held.start
         return self.held
 
     async def _closed(self) -> None:
@@ -89,6 +87,8 @@ class Driver:
             for offset in self.load.arrivals.times():
                 due = self.held.start + offset
                 if self._is_over(due):
+                    # The load lasts as long as was asked, even if nothing more is due.
+                    await _sleep_until(0.0 if self._has_all() else self._until)
                     break
                 # Made before it is due, so that this does not make it late.
                 prompt, body = self._sender.draw()
@@ -118,8 +118,10 @@ class Driver:
             self.held.num_window_tokens += num_tokens
 
     def _is_over(self, now: float) -> bool:
-        limit = self.load.num_requests
-        return now >= self._until or (limit is not None and self.num_started >= limit)
+        return now >= self._until or self._has_all()
+
+    def _has_all(self) -> bool:
+        return self.load.num_requests is not None and self.num_started >= self.load.num_requests
 
 
 async def unless_stopped(work: Awaitable[None], stop: asyncio.Event) -> None:

@@ -147,6 +147,8 @@ def _shown(value: object) -> _Scalar:
         return f"{value.of}={','.join(f'{v:g}' for v in value.values) or 'auto'}"
     if isinstance(value, dict):
         return ",".join(f"{name}={seconds:g}s" for name, seconds in value.items())
+    if isinstance(value, tuple) and isinstance(value[0], float):
+        return ":".join(f"{rate:g}" for rate in dict.fromkeys(value))
     if isinstance(value, tuple):
-        return ",".join(f"{item:g}" for item in value)
+        return ",".join(map(str, value))
     return str(value)

@@ -35,7 +35,16 @@ def _by(parse: Callable[[str], Any], metavar: str, group: Group, help_: str) -> 
         return parse(tokens[0].value)
 
     # Without n_tokens cyclopts would look for a token for each field of a dataclass.
-    return Parameter(group=group, help=help_, converter=convert, n_tokens=1, accepts_keys=False, metavar=metavar)
+    return Parameter(
+        group=group,
+        help=help_,
+        converter=convert,
+        n_tokens=1,
+        accepts_keys=False,
+        negative=(),
+        show_default=False,
+        metavar=metavar,
+    )
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,12 @@ class PromptFlags:
 
     prompt_tokens: Annotated[
         Lengths,
-        _by(parse_lengths, "LENGTHS", _PROMPTS, "512, uniform:100:900, normal:512:100 or lognormal:512:300."),
+        _by(
+            parse_lengths,
+            "LENGTHS",
+            _PROMPTS,
+            "512 by default; or uniform:100:900, normal:512:100, lognormal:512:300.",
+        ),
     ] = _DEFAULT_PROMPT
     output_tokens: Annotated[
         Lengths | None, _by(parse_lengths, "LENGTHS", _PROMPTS, "In the same forms; 128 by default.")
@@ -138,12 +152,17 @@ class LongContextFlags:
         bool, Parameter(group=_LONG, negative=(), help="Sample gaps and memory at growing lengths of context.")
     ] = False
     lengths: Annotated[
-        tuple[int, ...], _by(parse_counts, "LENGTHS", _LONG, "Prompts in tokens, up to 1M (k: thousand).")
+        tuple[int, ...],
+        _by(
+            parse_counts, "LENGTHS", _LONG, "Prompts in tokens, up to 1M (k: thousand); 1k,4k,16k,64k by default."
+        ),
     ] = (1_000, 4_000, 16_000, 64_000)
-    sequences: Annotated[int, _by(parse_count, "N", _LONG, "That decode at a time.")] = 16
-    window: Annotated[int, _by(parse_count, "N", _LONG, "Tokens of each that are sampled.")] = 64
-    settle: Annotated[int, _by(parse_count, "N", _LONG, "Tokens of each before those.")] = 8
-    rounds: Annotated[int, _by(parse_count, "N", _LONG, "Through all lengths, up and down in turns.")] = 1
+    sequences: Annotated[int, _by(parse_count, "N", _LONG, "That decode at a time; 16 by default.")] = 16
+    window: Annotated[int, _by(parse_count, "N", _LONG, "Tokens of each that are sampled; 64 by default.")] = 64
+    settle: Annotated[int, _by(parse_count, "N", _LONG, "Tokens of each before those; 8 by default.")] = 8
+    rounds: Annotated[
+        int, _by(parse_count, "N", _LONG, "Through all lengths, up and down in turns; 1 by default.")
+    ] = 1
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class _Flight:
     is_decoding: dict[int, bool] = field(default_factory=dict)
     seen: dict[int, int] = field(default_factory=dict)
     taken: dict[int, int] = field(default_factory=dict)
-    gaps: array[float] = field(default_factory=lambda: array("d"))
+    gaps: "array[float]" = field(default_factory=lambda: array("d"))
     last_first: float = 0.0
     full: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -23,7 +23,7 @@ class Record:
     last: float = 0.0
     end: float | None = None
     output_tokens: int = 0
-    gaps: array[float] = field(default_factory=lambda: array("d"))
+    gaps: "array[float]" = field(default_factory=lambda: array("d"))
     finish_reason: str | None = None
     error: str | None = None
     message: str = ""

@@ -48,9 +48,13 @@ def run_load(options: RunOptions, errors: Console) -> Ended:
     """Blocks until the run has ended. Raises LoadError, UsageError, KeyboardInterrupt before there is a result."""
     allow_many_files()
     # What is here now lives on; the collector need not look at it while streams wait.
+    gc.collect()
     gc.freeze()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_Run(options, Progress(errors)).go())
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_Run(options, Progress(errors)).go())
+    finally:
+        gc.unfreeze()
 
 
 @dataclass
@@ -70,13 +74,13 @@ class _Run:
             server, prompts = options.server, options.prompts
             found = await discover(session, url, server.model, prompts.vocab_size, server.metrics_url)
             self.notes += found.notes
+            sender = Sender(session, wire.url, body_form(options, found), _source(options, found))
             self.progress.say(f"load test of {found.target.model} at {url}")
             ceiling = await self._ceiling()
             # A key is for the server alone: metrics may be elsewhere.
             is_own = urlsplit(found.metrics_url or "").netloc == urlsplit(url).netloc
             scraper = Scraper(session if is_own else bare, found.metrics_url, time.perf_counter())
             with _stopped_by_interrupt(self.stop):
-                sender = Sender(session, wire.url, body_form(options, found), _source(options, found))
                 return await self._measure(found, sender, scraper, ceiling)
 
     async def _ceiling(self) -> Ceiling | None:

@@ -35,7 +35,7 @@ class Samples:
         self._exact.extend([value] * times)
         self._note(value * times, value, value, times)
 
-    def extend(self, values: array[float]) -> None:
+    def extend(self, values: "array[float]") -> None:
         """Many values at once."""
         if values:
             self._exact.extend(values)
