@@ -41,10 +41,11 @@ def parse_lengths(text: str) -> Lengths:
     name, *numbers = text.strip().split(":")
     try:
         if not numbers:
-            return Lengths("fixed", *[parse_count(name)] * 2)
-        if name not in _SHAPES or len(numbers) != 2:
+            found = Lengths("fixed", *[parse_count(name)] * 2)
+        elif name in _SHAPES and len(numbers) == 2:
+            found = Lengths(_SHAPES[name], *map(parse_count, numbers))
+        else:
             raise ValueError(f"there is no form of {len(numbers) + 1} parts called {name!r}")
-        found = Lengths(_SHAPES[name], *map(parse_count, numbers))
     except ValueError as error:
         raise ValueError(f"{text[:60]!r} is not {_FORMS}: {error}") from error
     if max(found.a, found.b) > MAX_LENGTH or (found.shape == "uniform" and found.a > found.b):

@@ -47,6 +47,9 @@ class Fake:
             self.num_running += 1
             try:
                 return await self.answer(request, body, script, received)
+            except ConnectionError:
+                # The client has left.
+                return web.Response()
             finally:
                 self.num_running -= 1
 
@@ -55,20 +58,21 @@ class Fake:
     ) -> web.StreamResponse:
         fault, writes = script["fault"], []
         self.log.append({"received": received, "writes": writes})
+        began = self.began or received
         if isinstance(fault, int):
             return web.json_response({"error": {"message": "as scripted"}}, status=fault)
         if fault == "json":
             return web.json_response({"choices": []})
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        due = received + script["first"]
+        due = time.perf_counter() + script["first"]
         num_tokens = 0
         if script["role"]:
             await response.write(event({"choices": [{"delta": {"role": "assistant", "content": ""}}]}))
         for i in range(-(-body["max_tokens"] // script["per_event"])):
             if fault is not None and i == script["at"]:
                 return await self.fail(request, response, fault)
-            await self.wait_until(due, script["stall"])
+            await self.wait_until(due, began, script["stall"])
             num_tokens = min(num_tokens + script["per_event"], body["max_tokens"])
             data: dict[str, Any] = {"choices": [choice(request.path, "word ")]}
             if script["usage"] == "each":
@@ -82,11 +86,10 @@ class Fake:
         await response.write(b"data: [DONE]\n\n")
         return response
 
-    async def wait_until(self, due: float, stall: list[float] | None) -> None:
-        assert self.began is not None
-        now = max(due, time.perf_counter()) - self.began
+    async def wait_until(self, due: float, began: float, stall: list[float] | None) -> None:
+        now = max(due, time.perf_counter()) - began
         if stall is not None and stall[0] <= now < stall[1]:
-            due = self.began + stall[1]
+            due = began + stall[1]
         await asyncio.sleep(max(due - time.perf_counter(), 0))
 
     async def fail(self, request: web.Request, response: web.StreamResponse, fault: str) -> web.StreamResponse:
