@@ -1,7 +1,7 @@
 """A server of completions that keeps to a script and writes down when it wrote what; a process of its own.
 
-Usage: python -m tests.clients.load.fake_server [OWNER]; it prints its port. A request brings its script in the field
-`script`. Times at /log are of time.perf_counter, which on Linux all processes share.
+Usage: python -m tests.clients.load.fake_server [OWNER]; it prints its port. A request brings its script in the
+field `script`. Times at /log are of time.perf_counter, which on Linux all processes share.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""The command: files and exit codes, one line for a bad value, what Ctrl-C leaves, and that keys are written nowhere."""
+"""The command: files, exit codes, one line for a bad value, what Ctrl-C leaves, and keys that stand nowhere."""
 
 import json
 import os

@@ -1,10 +1,9 @@
-"""Every failure of a request is a result with its kind; a run goes on. What the run itself needs is a typed error."""
+"""Every failure of a request is a result with its kind, and the run goes on."""
 
-import io
+import threading
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from remuda.clients.load.errors import LoadError
 from remuda.clients.load.exchange import Wire
@@ -59,8 +58,6 @@ def test_a_server_that_goes_away_fails_requests_and_not_the_run() -> None:
 
 
 def _run_and_kill(server: FakeServer, load: LoadOptions, script: dict[str, Any]) -> Any:
-    import threading
-
     timer = threading.Timer(1.0, server.process.kill)
     timer.start()
     try:

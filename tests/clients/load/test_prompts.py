@@ -67,7 +67,7 @@ def test_sharegpt(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", ["{", "3", "[]", '[{"conversations": [{"from": "human", "value": "x"}]}]'])
 def test_sharegpt_that_is_none(tmp_path: Path, data: str) -> None:
-    with pytest.raises(UsageError, match="a.json"):
+    with pytest.raises(UsageError, match=r"a\.json"):
         read_sharegpt(write(tmp_path / "a.json", data), is_chat=True)
 
 
