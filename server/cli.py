@@ -24,6 +24,9 @@ app = App(
     result_action="return_value",
 )
 
+# Imported when it is called: the other commands do without it.
+app.command("remuda.clients.load.command:app", name="load")
+
 _HTTP = Group.create_ordered("HTTP")
 _MODEL = Group.create_ordered("Model and device")
 _CAPACITY = Group.create_ordered("Memory and batching")

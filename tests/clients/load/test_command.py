@@ -1,0 +1,125 @@
+"""The command: files, exit codes, one line for a bad value, what Ctrl-C leaves, and keys that stand nowhere."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from remuda.clients.load.flag_options import without_keys
+from remuda.server.cli import run as run_cli
+from tests.clients.load.conftest import FakeServer
+
+SCRIPT = '{"script": {"first": 0.02, "gap": 0.01}}'
+
+
+def load(fake: FakeServer, *arguments: str, script: str = SCRIPT, **environment: str) -> "subprocess.Popen[str]":
+    """`remuda load` as a process."""
+    command = [sys.executable, "-c", "from remuda.server.cli import main; main()", "load", "--url", fake.url]
+    given = [*command, "--no-ceiling", "--output-tokens", "8", "--extra-body", script, *arguments]
+    return subprocess.Popen(
+        given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+    )
+
+
+def test_files(fake: FakeServer, tmp_path: Path) -> None:
+    process = load(fake, "--concurrency", "2", "--num-requests", "4", "--out", str(tmp_path / "new"))
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    result = json.loads((tmp_path / "new" / "load.json").read_text())
+    assert (result["schema"], len(result["requests"])) == ("remuda.load/1", 4)
+    assert result["stages"][0]["concurrency"] == 2
+    assert result["settings"]["num_requests"] == 4
+    assert result["command"][0] == "load"
+    assert (tmp_path / "new" / "load.csv").stat().st_size > 0
+    assert (tmp_path / "new" / "load.html").read_text().startswith("<!doctype html>")
+    assert "concurrency=2" in out
+    assert "concurrency=2: 4 requests, 0 failed" in errors
+
+
+def test_the_key_stands_in_no_file(fake: FakeServer, tmp_path: Path) -> None:
+    arguments = ("--num-requests", "2", "--api-key", "sk-one", "--out", str(tmp_path))
+    process = load(fake, *arguments, REMUDA_API_KEY="sk-two")
+    written = "".join(process.communicate(timeout=60))
+    assert process.returncode == 0, written
+    assert {body["authorization"] for body in fake.log()["bodies"]} == {"Bearer sk-one"}
+    for path in tmp_path.iterdir():
+        written += path.read_text()
+    assert "sk-one" not in written
+    assert "sk-two" not in written
+
+
+def test_the_key_of_the_environment(fake: FakeServer) -> None:
+    process = load(fake, "--num-requests", "1", REMUDA_API_KEY="sk-two")
+    process.communicate(timeout=60)
+    assert {body["authorization"] for body in fake.log()["bodies"]} == {"Bearer sk-two"}
+
+
+def test_without_keys() -> None:
+    shown = without_keys(["load", "--api-key", "a", "--api-key=b", "--rate", "3"])
+    assert shown == ("load", "--api-key", "***", "--api-key=***", "--rate", "3")
+
+
+def test_ctrl_c_writes_what_there_is(fake: FakeServer, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    process = load(fake, "--concurrency", "2", "--duration", "60", "--json", str(path))
+    deadline = time.monotonic() + 60
+    while len(fake.log()["bodies"]) == 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    result = json.loads(path.read_text())
+    assert any("interrupted" in note for note in result["notes"])
+    (stage,) = result["stages"]
+    assert stage["num_requests"] > 0
+    assert stage["num_failed"] == 0
+    assert stage["duration"] < 60
+
+
+def test_all_requests_failed_is_exit_1(fake: FakeServer) -> None:
+    process = load(fake, "--num-requests", "2", script='{"script": {"fault": 500}}')
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1, errors
+    assert "first failure of kind 500: " in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "words"),
+    [
+        (["--rate", "x"], 2, "--rate: 'x' is not a rate above 0"),
+        (["--concurrency", "0"], 2, "'0' is not a count of at least 1"),
+        (["--concurrency", "2", "--rate", "3"], 2, "--concurrency and --rate do not go together"),
+        (["--rate", "1:5"], 2, "needs --duration"),
+        (["--max-in-flight", "2"], 2, "--max-in-flight goes with --rate"),
+        (["--lengths", "1k"], 2, "go with --long-context"),
+        (["--long-context", "--lengths", "2M"], 2, "2000000 is above 1000000"),
+        (["--slo", "speed=3"], 2, "each of ttft, itl, e2e once"),
+        (["--prompt-tokens", "uniform:9:1"], 2, "LEAST is above MOST"),
+        (["--extra-body", "[1]"], 2, "--extra-body is not a JSON object"),
+        (["--extra-body", "{"], 2, "--extra-body is not JSON"),
+        (["--warmup", "-1"], 2, "--warmup must be 0 or more, not -1"),
+        (["--url", "ftp://a"], 2, "is not http://HOST:PORT"),
+        (["--url", "http://me:secret@a"], 2, "is not http://HOST:PORT"),
+        (["--json", "/nonexistent/a.json"], 2, "cannot write /nonexistent/a.json"),
+        (["--compare", "a.json"], 2, "two results or more"),
+        (["--compare", "a.json", "b.json"], 2, "a.json"),
+        (["--nope"], 2, "--nope"),
+        (["--url", "http://127.0.0.1:1"], 1, "cannot reach http://127.0.0.1:1"),
+    ],
+)
+def test_bad_values(
+    arguments: list[str], exit_code: int, words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_cli(["load", *arguments]) == exit_code
+    errors = capsys.readouterr().err.strip()
+    assert words in errors
+    assert errors.startswith("remuda: ")
+    assert len(errors.splitlines()) == 1

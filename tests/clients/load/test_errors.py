@@ -1,0 +1,78 @@
+"""Every failure of a request is a result with its kind, and the run goes on."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from remuda.clients.load.errors import LoadError
+from remuda.clients.load.exchange import Wire
+from remuda.clients.load.options import LoadOptions
+from tests.clients.load.conftest import FakeServer, run
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (429, "429"),
+        (500, "500"),
+        ("json", "not a stream"),
+        ("error event", "error event"),
+        ("bad event", "bad event"),
+        ("broken stream", "broken stream"),
+        ("no finish", "no finish"),
+        ("hang", "timeout"),
+    ],
+)
+def test_kinds(fake: FakeServer, fault: str | int, kind: str) -> None:
+    script = {"fault": fault, "first": 0.01, "gap": 0.01}
+    ended = run(fake.url, LoadOptions(concurrency=2, num_requests=4), script=script, timeout=1.0)
+    (stage,) = ended.result.stages
+    assert stage.errors == {kind: 4}
+    assert (stage.num_requests, stage.num_failed, stage.ttft.count, stage.e2e.count) == (4, 4, 0, 0)
+    assert {row.error for row in ended.result.requests} == {kind}
+    assert ended.is_failed
+    assert any(note.startswith(f"first failure of kind {kind}") for note in stage.notes)
+
+
+def test_a_fault_before_the_first_event_is_no_latency(fake: FakeServer) -> None:
+    script = {"fault": "broken stream", "at": 0}
+    (stage,) = run(fake.url, LoadOptions(concurrency=1, num_requests=2), script=script).result.stages
+    assert stage.errors == {"broken stream": 2}
+    assert stage.output_tokens == 0
+
+
+def test_a_server_that_goes_away_fails_requests_and_not_the_run() -> None:
+    server = FakeServer("remuda")
+    try:
+        load = LoadOptions(rates=(20.0, 20.0), process="constant", num_requests=30)
+        console_script = {"first": 0.01, "gap": 0.01}
+        ended = _run_and_kill(server, load, console_script)
+    finally:
+        server.stop()
+    (stage,) = ended.result.stages
+    assert stage.num_requests == 30
+    assert 0 < stage.num_failed < 30
+    assert set(stage.errors) <= {"connection", "broken stream", "disconnected"}
+    assert stage.errors["connection"] > 0
+
+
+def _run_and_kill(server: FakeServer, load: LoadOptions, script: dict[str, Any]) -> Any:
+    timer = threading.Timer(1.0, server.process.kill)
+    timer.start()
+    try:
+        return run(server.url, load, script=script, tokens=2)
+    finally:
+        timer.join()
+
+
+def test_no_server_is_one_line() -> None:
+    with pytest.raises(LoadError, match=r"cannot reach http://127\.0\.0\.1:1: "):
+        run("http://127.0.0.1:1", LoadOptions(concurrency=1, num_requests=1))
+
+
+def test_the_key_is_sent_and_written_nowhere(fake: FakeServer) -> None:
+    ended = run(fake.url, LoadOptions(concurrency=1, num_requests=1), key="sk-secret")
+    assert fake.log()["bodies"][0]["authorization"] == "Bearer sk-secret"
+    assert "secret" not in repr(ended)
+    assert "secret" in Wire("", 1.0, "sk-secret").key  # type: ignore[operator]
