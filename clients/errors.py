@@ -1,7 +1,5 @@
 """What can go wrong with a request, as a small tree of exceptions under `ClientError`. None shows an API key."""
 
-import msgspec
-
 
 class ClientError(Exception):
     """Any failure of this client."""
@@ -77,20 +75,27 @@ class UnavailableError(ServerError):
     """503: the engine loads, restarts or drains; a retry may succeed."""
 
 
-class Received(msgspec.Struct):
-    """What a stream has brought so far.
+class Received:
+    """What a stream has brought so far. num_events: that were read. finish_reasons: of choices that have ended."""
 
-    texts: by choice. finish_reasons: by choice, of those that have ended. num_events: events read.
-    """
+    def __init__(self) -> None:
+        self.num_events = 0
+        self.finish_reasons: dict[int, str] = {}
+        self._pieces: dict[int, list[str]] = {}
 
-    texts: dict[int, str] = {}
-    finish_reasons: dict[int, str] = {}
-    num_events: int = 0
+    def add(self, choice: int, text: str) -> None:
+        """New text of a choice."""
+        self._pieces.setdefault(choice, []).append(text)
+
+    @property
+    def texts(self) -> dict[int, str]:
+        """By choice."""
+        return {choice: "".join(pieces) for choice, pieces in self._pieces.items()}
 
     @property
     def text(self) -> str:
         """Of the first choice."""
-        return self.texts.get(0, "")
+        return "".join(self._pieces.get(0, ()))
 
 
 class StreamError(ClientError):
@@ -111,6 +116,10 @@ class StreamFailedError(StreamError):
         super().__init__(message, received)
         self.param = param
         self.code = code
+
+
+class BadEventError(StreamError, BadAnswerError):
+    """An event of a stream is not what the API says."""
 
 
 class StreamCutError(StreamError):
