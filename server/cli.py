@@ -24,7 +24,8 @@ app = App(
     result_action="return_value",
 )
 
-# Imported when it is called: the other commands do without it.
+# By path: clients are imported when they are called, or listed by --help.
+app.command("remuda.clients.chat.command:app", name="chat")
 app.command("remuda.clients.load.command:app", name="load")
 
 _HTTP = Group.create_ordered("HTTP")
