@@ -20,6 +20,7 @@ from remuda.engine.core import EngineCore
 from remuda.engine.errors import EngineDeadError, InvalidRequestError, QueueFullError, RemudaError
 from remuda.engine.grammar_queue import GrammarQueue
 from remuda.engine.log_format import LogFormat, configure_logging
+from remuda.engine.logprob_pieces import pack
 from remuda.engine.wire import (
     HELLO,
     AbortRequest,
@@ -222,6 +223,8 @@ class EngineServer:
         for output in outputs:
             by_worker[self._owners[output.request_id]].append(output)
             num_tokens += len(output.token_ids)
+            if output.prompt_logprobs is not None:
+                output.prompt_logprob_pieces, output.prompt_logprobs = pack(output.prompt_logprobs), None
         self._num_steps += 1
         self._num_output_tokens += num_tokens
         for worker, its_outputs in by_worker.items():

@@ -44,7 +44,7 @@ class WorkerGone(msgspec.Struct, frozen=True, tag="gone"):
 ToEngine = AddRequest | AbortRequest | StatsRequest | WorkerGone
 
 
-class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Log-probability (nats) of a token, and of the likeliest at that place, best first."""
 
     token: int
@@ -57,9 +57,9 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
 
     `stop_token` is the id that ended it (it is then the last of `token_ids`). `prompt_logprobs` comes
     once, with sequence 0: one entry per prompt token, None for the first, in the first output after
-    the prompt was read. `queued_s` comes with it: seconds that the request waited for a slot. `embedding`:
-    little-endian float32 values, in the only output of a request with `pooling`. is_grammar_error: the sequence
-    failed by the grammar that the request asked for.
+    the prompt was read; between processes as `prompt_logprob_pieces`, see logprob_pieces.py. `queued_s` comes with
+    it: seconds that the request waited for a slot. `embedding`: little-endian float32 values, in the only output
+    of a request with `pooling`. is_grammar_error: the sequence failed by the grammar that the request asked for.
     """
 
     request_id: str
@@ -73,6 +73,7 @@ class SequenceOutput(msgspec.Struct, array_like=True, gc=False):
     queued_s: float | None = None
     embedding: bytes | None = None
     is_grammar_error: bool = False
+    prompt_logprob_pieces: list[bytes] | None = None
 
 
 def output_error(output: SequenceOutput, params: SamplingParams) -> RemudaError:

@@ -1,5 +1,6 @@
 """How `/v1/chat/completions` writes its choices: whole, or as stream events. Decides nothing else."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from remuda.server.generation import Choice, Generation
@@ -36,12 +37,12 @@ class ChatFormat:
             else []
         )
 
-    def opening(self, choice: Choice, generation: Generation) -> bytes:
+    def opening(self, choice: Choice, generation: Generation) -> Iterable[bytes]:
         """The role."""
         chunk = self._chunk(choice.index, {"role": "assistant", "content": "", "refusal": None}, None, None)
         if self._request.return_token_ids:
             chunk["prompt_token_ids"] = generation.prompts[choice.prompt_index].token_ids
-        return self._event(choice, chunk)
+        return (self._event(choice, chunk),)
 
     def delta(self, choice: Choice, text: str) -> bytes:
         """New text, with the log-probabilities that have gathered."""

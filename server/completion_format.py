@@ -1,5 +1,6 @@
 """How `/v1/completions` writes its choices: whole, or as stream events. Decides nothing else."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from remuda.engine.wire import TokenLogprobs
@@ -7,7 +8,7 @@ from remuda.server.generation import Choice, Generation
 from remuda.server.logprobs import TextOffsets, completion_logprobs, prompt_logprobs
 from remuda.server.prompts import AnyTokenizer, Prompt
 from remuda.server.schemas import CompletionRequest
-from remuda.server.sse import EventTemplate, event
+from remuda.server.sse import EventTemplate, event, event_pieces
 
 _OBJECT: Final = "text_completion"
 
@@ -42,16 +43,16 @@ class CompletionFormat:
             else []
         )
 
-    def opening(self, choice: Choice, generation: Generation) -> bytes:
+    def opening(self, choice: Choice, generation: Generation) -> Iterable[bytes]:
         """The prompt, where it is to be echoed or its ids are wanted."""
         self._start_offsets(choice, generation)
         echo, wants_ids = self._request.echo, self._request.return_token_ids
         if not echo and not wants_ids:
-            return b""
+            return ()
         prompt = generation.prompts[choice.prompt_index]
         logprobs = self._logprobs(choice, prompt, generation.prompt_logprobs, []) if echo else None
         ids = {"prompt_token_ids": prompt.token_ids, "token_ids": []} if wants_ids else {}
-        return self._event(choice, self._prompt_text(prompt) if echo else "", logprobs, **ids)
+        return event_pieces(self._described(choice, self._prompt_text(prompt) if echo else "", logprobs, **ids))
 
     def delta(self, choice: Choice, text: str) -> bytes:
         """New text, with the log-probabilities that have gathered."""
@@ -97,12 +98,17 @@ class CompletionFormat:
         return result
 
     def _event(self, choice: Choice, text: str, logprobs: dict[str, Any] | None, **more: Any) -> bytes:
-        """A stream event; `more`: further keys of the choice."""
+        return event(self._described(choice, text, logprobs, **more))
+
+    def _described(
+        self, choice: Choice, text: str, logprobs: dict[str, Any] | None, **more: Any
+    ) -> dict[str, Any]:
+        """What a stream event says; `more`: further keys of the choice."""
         chunk = self._chunk(choice.index, text, logprobs, None)
         chunk["choices"][0] |= more
         if self._request.has_continuous_usage:
             chunk["usage"] = choice.usage()
-        return event(chunk)
+        return chunk
 
     def _chunk(
         self, index: int, text: str, logprobs: dict[str, Any] | None, finish_reason: str | None
@@ -115,7 +121,7 @@ class CompletionFormat:
         self,
         choice: Choice,
         echoed: Prompt | None,
-        of_prompts: dict[int, list[TokenLogprobs | None]],
+        of_prompts: dict[int, list[bytes]],
         of_output: list[TokenLogprobs],
     ) -> dict[str, Any] | None:
         num_top = self._request.logprobs

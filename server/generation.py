@@ -59,7 +59,8 @@ class Generation:
         self._keeps_token_ids = keeps_token_ids
         self.prompts = prompts
         self.params = params
-        self.prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
+        # Of each prompt by its number; see engine/logprob_pieces.py.
+        self.prompt_logprobs: dict[int, list[bytes]] = {}
         # Without a tokenizer, a text that stands alone begins with a token and not with the space before it.
         has_context = echo or not isinstance(tokenizer, TokenIdTokenizer)
         self.choices = [
@@ -87,8 +88,8 @@ class Generation:
         failed: SequenceOutput | None = None
         for output in outputs:
             choice = self.choices[output.index]
-            if output.prompt_logprobs is not None:
-                self.prompt_logprobs[choice.prompt_index] = output.prompt_logprobs
+            if output.prompt_logprob_pieces is not None:
+                self.prompt_logprobs[choice.prompt_index] = output.prompt_logprob_pieces
             if choice.finish_reason is not None:
                 continue
             reason = output.finish_reason

@@ -1,10 +1,16 @@
-"""The engine's log-probabilities in the shapes of the OpenAI API. Computes none of them."""
+"""The engine's log-probabilities in the shapes of the OpenAI API, as lists that are encoded piece by piece.
 
-from collections.abc import Sequence
+Computes none of them. Those of a prompt are as engine/logprob_pieces.py packs them.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
+from remuda.engine.logprob_pieces import num_at_once, unpacked
 from remuda.engine.wire import TokenLogprobs
 from remuda.server.prompts import AnyTokenizer
+from remuda.server.sliced_json import Sliced
 
 # What the OpenAI API gives for a probability of zero: JSON knows no infinity.
 _LOWEST_LOGPROB: Final = -9999.0
@@ -63,7 +69,7 @@ class TextOffsets:
 
 def completion_logprobs(
     prompt_ids: Sequence[int],
-    of_prompt: Sequence[TokenLogprobs | None],
+    of_prompt: Sequence[bytes],
     of_output: Sequence[TokenLogprobs],
     offsets: TextOffsets,
     num_top: int,
@@ -71,43 +77,46 @@ def completion_logprobs(
 ) -> dict[str, Any]:
     """`choices[].logprobs` of a completion; a token without a log-probability, the first, has null.
 
-    of_prompt: one entry per id of `prompt_ids`, or empty where the prompt is not echoed.
+    of_prompt: of one entry per id of `prompt_ids`, or empty where the prompt is not echoed. The offsets go on when
+    the value is encoded.
     """
-    tokens: list[str] = []
-    chosen: list[float | None] = []
-    top: list[dict[str, float] | None] = []
-    text_offset: list[int] = []
-    pairs = [*zip(prompt_ids, of_prompt, strict=True), *((entry.token, entry) for entry in of_output)]
-    for token, entry in pairs:
-        tokens.append(token_string(tokenizer, token))
-        text_offset.append(offsets.advance(token))
-        chosen.append(None if entry is None else _finite(entry.logprob))
-        top.append(None if entry is None else _top_by_text(entry, num_top, tokenizer))
-    return {"tokens": tokens, "token_logprobs": chosen, "top_logprobs": top, "text_offset": text_offset}
+
+    def entries() -> Iterator[TokenLogprobs | None]:
+        return chain(unpacked(of_prompt), of_output)
+
+    ids = [*prompt_ids, *(entry.token for entry in of_output)]
+    count = num_at_once(num_top)
+    return {
+        "tokens": Sliced((token_string(tokenizer, token) for token in ids), count),
+        "token_logprobs": Sliced((None if e is None else _finite(e.logprob) for e in entries()), count),
+        "top_logprobs": Sliced(
+            (None if e is None else _top_by_text(e, num_top, tokenizer) for e in entries()), count
+        ),
+        "text_offset": Sliced((offsets.advance(token) for token in ids), count),
+    }
 
 
 def chat_logprobs(entries: Sequence[TokenLogprobs], num_top: int, tokenizer: AnyTokenizer) -> dict[str, Any]:
     """`choices[].logprobs` of a chat completion."""
+    return {"content": Sliced(described(entries, num_top, tokenizer), num_at_once(num_top)), "refusal": None}
+
+
+def described(entries: Sequence[TokenLogprobs], num_top: int, tokenizer: AnyTokenizer) -> Iterator[dict[str, Any]]:
+    """Each token with its bytes and the likeliest in its place."""
 
     def describe(token: int, logprob: float) -> dict[str, Any]:
         raw = list(tokenizer.token_bytes(token))
         return {"token": token_string(tokenizer, token), "logprob": _finite(logprob), "bytes": raw}
 
-    content = [
-        {
-            **describe(entry.token, entry.logprob),
-            "top_logprobs": [describe(token, logprob) for token, logprob in entry.top[:num_top]],
-        }
-        for entry in entries
-    ]
-    return {"content": content, "refusal": None}
+    for entry in entries:
+        top = [describe(token, logprob) for token, logprob in entry.top[:num_top]]
+        yield {**describe(entry.token, entry.logprob), "top_logprobs": top}
 
 
-def prompt_logprobs(
-    entries: Sequence[TokenLogprobs | None], num_top: int, tokenizer: AnyTokenizer
-) -> list[dict[str, Any] | None]:
+def prompt_logprobs(pieces: Sequence[bytes], num_top: int, tokenizer: AnyTokenizer) -> Sliced:
     """vLLM's `choices[].prompt_logprobs`: by token id, the prompt's own token among the likeliest."""
-    return [None if entry is None else _by_id(entry, num_top, tokenizer) for entry in entries]
+    found = (None if entry is None else _by_id(entry, num_top, tokenizer) for entry in unpacked(pieces))
+    return Sliced(found, num_at_once(num_top))
 
 
 def _by_id(entry: TokenLogprobs, num_top: int, tokenizer: AnyTokenizer) -> dict[str, Any]:

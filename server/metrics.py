@@ -5,7 +5,7 @@ process without `shared_metrics` keeps them in memory. The engine's own numbers 
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,6 +28,13 @@ def shared_metrics(directory: Path) -> dict[str, str]:
     prometheus_client looks at it when it is imported.
     """
     return {_DIRECTORY_VARIABLE: str(directory)}
+
+
+def forget_process(environment: Mapping[str, str], pid: int) -> None:
+    """Of a process that is gone: what it counted stays, what it had does not. environment: its own."""
+    if _DIRECTORY_VARIABLE in environment:
+        # The name that prometheus_client gives to the file of gauges that live as long as their process.
+        Path(environment[_DIRECTORY_VARIABLE], f"gauge_liveall_{pid}.db").unlink(missing_ok=True)
 
 
 class ServerMetrics:
@@ -55,6 +62,17 @@ class ServerMetrics:
         self._gaps = histogram("inter_token_latency_seconds", "Between two tokens of a choice.", GAP_BOUNDS)
         self._prompt = histogram("request_prompt_tokens", "Prompt tokens of a request.", _TOKEN_BOUNDS)
         self._output = histogram("request_generation_tokens", "New tokens of a request.", _TOKEN_BOUNDS)
+
+        self._tasks = client.Gauge(
+            f"{PREFIX}asyncio_tasks",
+            "Tasks of an API worker's event loop.",
+            registry=registry,
+            multiprocess_mode="liveall",
+        )
+
+    def note_tasks(self, num_tasks: int) -> None:
+        """How many tasks the event loop of this process has."""
+        self._tasks.set(num_tasks)
 
     def observe(self, record: RequestRecord) -> None:
         """Count one request that has ended, or one run in the background, whose request was counted before."""

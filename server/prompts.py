@@ -88,19 +88,22 @@ async def encode_prompts(
     return await off_loop(encode_all) if num_chars > OFF_LOOP_CHARS else encode_all()
 
 
-def check_num_prompt_logprobs(prompts: list[Prompt], num_top: int | None, param: str) -> None:
+def check_num_prompt_logprobs(
+    prompts: list[Prompt], num_top: int | None, param: str, *, num_times: int = 1
+) -> None:
     """Raise InvalidRequestError where a request asks for too many log-probabilities of prompt tokens.
 
     num_top: how many of the likeliest at each token, besides its own; None: no log-probabilities.
-    param: the field that asked for them.
+    param: the field that asked for them. num_times: how often the answer has those of each prompt.
     """
     if num_top is None:
         return
     num_tokens = sum(len(prompt.token_ids) for prompt in prompts)
-    num_logprobs = num_tokens * (num_top + 1)
+    num_logprobs = num_tokens * (num_top + 1) * num_times
     if num_logprobs > MAX_PROMPT_LOGPROBS:
+        times = "" if num_times == 1 else f" × {num_times} choices"
         raise InvalidRequestError(
-            f"{param}: {num_tokens} prompt tokens × ({num_top} + 1) = {num_logprobs} log-probabilities "
+            f"{param}: {num_tokens} prompt tokens × ({num_top} + 1){times} = {num_logprobs} log-probabilities "
             f"are more than the limit of {MAX_PROMPT_LOGPROBS}",
             param=param,
         )

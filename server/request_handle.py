@@ -186,7 +186,7 @@ class RequestHandle:
 
     def _put_together(self, output: SequenceOutput) -> None:
         """Add an output to the one before it of the same choice, where both have tokens only."""
-        if output.finish_reason is None and output.logprobs is None and output.prompt_logprobs is None:
+        if output.finish_reason is None and output.logprobs is None and output.prompt_logprob_pieces is None:
             last = self._last_of.setdefault(output.index, output)
             if last is not output:
                 last.token_ids += output.token_ids

@@ -1,12 +1,12 @@
 """How `/v1/responses` writes its one choice: the response object, and the events of its stream."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from remuda.engine.errors import InvalidRequestError, QueueFullError, RemudaError
 from remuda.server.generation import Choice, Generation
-from remuda.server.logprobs import chat_logprobs
+from remuda.server.logprobs import described
 from remuda.server.prompts import AnyTokenizer
 from remuda.server.responses_items import EventWriter, HeldLogprobs, OutputItems
 from remuda.server.responses_schema import ResponseRequest
@@ -47,9 +47,9 @@ class ResponsesFormat:
             "response.in_progress", response=self.response
         )
 
-    def opening(self, choice: Choice, generation: Generation) -> bytes:
+    def opening(self, choice: Choice, generation: Generation) -> Iterable[bytes]:
         """Nothing: an item begins once it is known whether it is a message or a call."""
-        return b""
+        return ()
 
     def delta(self, choice: Choice, text: str) -> bytes:
         """What new text brought, with the log-probabilities that have gathered."""
@@ -147,7 +147,7 @@ class ResponsesFormat:
         if not choice.logprobs:
             return []
         num_top = self._request.top_logprobs or 0
-        entries: list[dict[str, Any]] = chat_logprobs(choice.logprobs, num_top, self._tokenizer)["content"]
+        entries = list(described(choice.logprobs, num_top, self._tokenizer))
         choice.logprobs = []
         return entries
 

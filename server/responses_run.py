@@ -130,7 +130,7 @@ class WholeRecorded(GenerationResponse):
                     self._format.add(choice, text)
             value = self._format.whole(generation.usage())
             await self._recorder.save()
-            await send_json(msgspec.json.encode(value), send, send_body)
+            await send_json([msgspec.json.encode(value)], send, send_body)
 
 
 class StreamRecorded(StreamResponse):

@@ -36,7 +36,7 @@ def completion_routes(state: ServerState) -> APIRouter:
         add_bos = request.add_special_tokens is not False
         prompts = await encode_prompts(parsed, state.tokenizer, vocab_size, add_bos=add_bos)
         asked_by = "logprobs" if request.prompt_logprobs is None else "prompt_logprobs"
-        check_num_prompt_logprobs(prompts, params.prompt_logprobs, asked_by)
+        check_num_prompt_logprobs(prompts, params.prompt_logprobs, asked_by, num_times=params.n)
 
         generation = Generation(
             prompts,

@@ -122,7 +122,7 @@ class _EmbeddingResponse(GenerationResponse):
             body = await off_loop(lambda: self._body(vectors))
         else:
             body = self._body(vectors)
-        await send_json(body, send, send_body)
+        await send_json([body], send, send_body)
 
     def _body(self, vectors: dict[int, bytes]) -> bytes:
         request, usage = self._request, self._generation.usage()

@@ -4,6 +4,7 @@ Either way the client's disconnect is listened for all along, and ends the reque
 """
 
 import asyncio
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
@@ -19,12 +20,15 @@ from remuda.server.link import EngineLink
 from remuda.server.param_names import renamed
 from remuda.server.request_handle import RequestHandle
 from remuda.server.request_record import RECORD, SERVER_SEND
+from remuda.server.sliced_json import encode, json_pieces
 
 # A request that is refused or fails this early gets its own HTTP status; later, an event in the stream.
 _HEADERS_WITHIN_S: Final = 1.0
 # Proxies drop streams that are silent for longer, as in a queue or a very long prompt.
 _PING_AFTER_S: Final = 15.0
 IDLE_S: Final = 3600.0
+# A piece is some ten thousand bytes.
+_PIECES_SENT_AT_ONCE: Final = 32
 
 _PING: Final = b": keep-alive\n\n"
 _DONE: Final = b"data: [DONE]\n\n"
@@ -38,8 +42,8 @@ _SSE_HEADERS: Final = [
 class StreamFormat(Protocol):
     """How one endpoint writes choices as events. The methods return whole SSE events, or nothing."""
 
-    def opening(self, choice: Choice, generation: Generation) -> bytes:
-        """The event before a choice's first text."""
+    def opening(self, choice: Choice, generation: Generation) -> Iterable[bytes]:
+        """The event before a choice's first text, in pieces."""
 
     def delta(self, choice: Choice, text: str) -> bytes:
         """New text, with the log-probabilities that have gathered."""
@@ -55,7 +59,7 @@ class ResponseFormat(StreamFormat, Protocol):
     """How one endpoint writes choices, as events or whole."""
 
     def whole(self, generation: Generation, texts: list[str]) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
+        """The body of an answer that is not streamed, with long lists as Sliced."""
 
 
 class GenerationResponse(Response):
@@ -110,13 +114,16 @@ class WholeResponse(GenerationResponse):
             for choice, text in generation.feed(await handle.take(IDLE_S), handle):
                 texts[choice.index].append(text)
         value = self._format.whole(generation, ["".join(parts) for parts in texts])
-        await send_json(msgspec.json.encode(value), send, send_body)
+        body: list[bytes] = []
+        await _add_slowly(json_pieces(value), body, handle)
+        await send_json(body, send, send_body)
 
 
 class StreamResponse(GenerationResponse):
     """Server-sent events, written by `response_format`; all that has come for a stream goes out in one piece.
 
-    While the peer reads, the link itself calls what writes them; the task only sleeps.
+    While the peer reads, the link itself calls what writes them, and the task only sleeps. Log-probabilities of
+    prompts come first, where they are wanted, and those the task makes piece by piece.
     """
 
     def __init__(
@@ -132,7 +139,7 @@ class StreamResponse(GenerationResponse):
         writer = ChunkWriter.of(send_body)
         pending = [self._beginning()]
         try:
-            self._add_events_or_ping(handle, outputs, pending)
+            await self._add_events_or_ping(handle, outputs, pending)
             while not generation.is_finished:
                 body = b"".join(pending)
                 pending.clear()
@@ -149,12 +156,12 @@ class StreamResponse(GenerationResponse):
 
     async def _next(self, handle: RequestHandle, writer: ChunkWriter | None, pending: list[bytes]) -> None:
         """Add what this task has to send next: what has to wait for the peer, the last events, or a ping."""
-        if writer is None or not writer.is_ready:
-            self._add_events_or_ping(handle, await handle.take(_PING_AFTER_S), pending)
+        if writer is None or not writer.is_ready or self._has_openings_left:
+            await self._add_events_or_ping(handle, await handle.take(_PING_AFTER_S), pending)
             return
 
         def write(outputs: list[SequenceOutput]) -> bool:
-            self._add_events(handle, outputs, pending)
+            pending.extend(self._events(handle, outputs))
             if self._generation.is_finished or not writer.is_ready:
                 return False
             events = pending[0] if len(pending) == 1 else b"".join(pending)
@@ -166,13 +173,21 @@ class StreamResponse(GenerationResponse):
         if not await handle.pass_on(write, _PING_AFTER_S):
             pending.append(_PING)
 
-    def _add_events_or_ping(
+    @property
+    def _has_openings_left(self) -> bool:
+        """Some choice has not begun whose first event may be a long one."""
+        generation = self._generation
+        return generation.params.prompt_logprobs is not None and not all(c.is_open for c in generation.choices)
+
+    async def _add_events_or_ping(
         self, handle: RequestHandle, outputs: list[SequenceOutput], events: list[bytes]
     ) -> None:
-        if outputs:
-            self._add_events(handle, outputs, events)
-        else:
+        if not outputs:
             events.append(_PING)
+        elif self._has_openings_left:
+            await _add_slowly(self._events(handle, outputs), events, handle)
+        else:
+            events.extend(self._events(handle, outputs))
 
     def _beginning(self) -> bytes:
         """What is sent before anything is generated."""
@@ -186,31 +201,52 @@ class StreamResponse(GenerationResponse):
         """A clean end would pass for a complete answer: the stream ends with the error and no [DONE]."""
         return event(api_error(error).body)
 
-    def _add_events(self, handle: RequestHandle, outputs: list[SequenceOutput], events: list[bytes]) -> None:
+    def _events(self, handle: RequestHandle, outputs: list[SequenceOutput]) -> Iterator[bytes]:
         """What the outputs bring, up to an error among them."""
         generation, fmt = self._generation, self._format
         for choice, text in generation.feed(outputs, handle):
             if not choice.is_open:
                 choice.is_open = True
-                events.append(fmt.opening(choice, generation))
+                yield from fmt.opening(choice, generation)
             is_finished = choice.finish_reason is not None
             # Log-probabilities and ids of tokens whose text is held back wait for it.
             if text or (is_finished and (choice.logprobs or choice.token_ids)):
-                events.append(fmt.delta(choice, text))
+                yield fmt.delta(choice, text)
             if is_finished:
-                events.append(fmt.finish(choice))
+                yield fmt.finish(choice)
 
 
-async def send_json(body: bytes, send: Send, send_body: Send) -> None:
-    """Answer 200 with a JSON body."""
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+async def send_json(body: list[bytes], send: Send, send_body: Send) -> None:
+    """Answer 200 with a JSON body, given in pieces."""
+    length = sum(map(len, body))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(length).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send_body({"type": "http.response.body", "body": body})
+    for start in range(0, len(body), _PIECES_SENT_AT_ONCE):
+        part = b"".join(body[start : start + _PIECES_SENT_AT_ONCE])
+        is_last = start + _PIECES_SENT_AT_ONCE >= len(body)
+        await send_body({"type": "http.response.body", "body": part, "more_body": not is_last})
+
+
+async def _add_slowly(pieces: Iterator[bytes], found: list[bytes], handle: RequestHandle) -> None:
+    """Add what `pieces` brings; others get to run in between. Raises what has ended the request meanwhile."""
+    for piece in pieces:
+        found.append(piece)
+        if len(found) > 1:
+            await asyncio.sleep(0)
+            if handle.error is not None:
+                raise handle.error
 
 
 def event(value: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + msgspec.json.encode(value) + b"\n\n"
+    return b"data: " + encode(value) + b"\n\n"
+
+
+def event_pieces(value: dict[str, Any]) -> Iterator[bytes]:
+    """One server-sent event in pieces."""
+    yield b"data: "
+    yield from json_pieces(value)
+    yield b"\n\n"
 
 
 class EventTemplate:

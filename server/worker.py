@@ -51,6 +51,7 @@ CLOSING_S: Final = 2
 # After a response in the background has ended, for clients to come and get it.
 RETRIEVAL_S: Final = 3.0
 _IDLE_POLL_S: Final = 0.05
+_TASKS_NOTED_EACH_S: Final = 1.0
 
 
 class _HttpServer(uvicorn.Server):
@@ -93,6 +94,7 @@ class ApiWorker:
     async def run(self, listener: socket.socket) -> None:
         """Serve until the parent has had enough."""
         parent = asyncio.create_task(self._obey())
+        self._note_tasks()
         await self._http.serve(sockets=[listener])
         await parent
         self._link.close()
@@ -130,6 +132,11 @@ class ApiWorker:
         if had_background_run:
             await asyncio.sleep(RETRIEVAL_S)
         self._channel.send(WorkerIdle())
+
+    def _note_tasks(self) -> None:
+        """Let the metrics tell how many tasks there are, now and from now on."""
+        self._state.metrics.note_tasks(len(asyncio.all_tasks()))
+        asyncio.get_running_loop().call_later(_TASKS_NOTED_EACH_S, self._note_tasks)
 
     def _on_link_change(self) -> None:
         if self._link.status is not EngineStatus.READY or self._is_known_ready or self._link.info is None:

@@ -29,6 +29,7 @@ from remuda.server.control import (
 from remuda.server.engine_process import describe_end
 from remuda.server.heartbeat import WorkerPulse
 from remuda.server.link import EngineLink
+from remuda.server.metrics import forget_process
 from remuda.server.restart_budget import CRASH_WINDOW_S, MAX_CRASHES, RestartBudget, Restarts
 
 logger = logging.getLogger(__name__)
@@ -175,6 +176,7 @@ class WorkerSupervisor:
             worker.channel.close()
             del self._workers[index]
             self._link.send(WorkerGone(worker.name))
+            forget_process(self._environment, worker.process.pid)
             if not self._is_draining:
                 self._note_end(budget, worker.name, "hung" if worker.is_hung else describe_end(returncode))
         self._on_change()

@@ -42,7 +42,7 @@ class Server:
         self.host, self.port = found[1], int(found[2])
         self.ready_path = "/health" if self.get("/ready") == 404 else "/ready"
         self.canary = self.ask_canary()
-        self._at_rest: dict[str, tuple[int, int]] = {}
+        self._at_rest: dict[str, tuple[int, int, int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -103,16 +103,31 @@ class Server:
         # Both of two workers have served a request, but for one time in a million, and made what they make once.
         for _ in range(20):
             self.ask_canary()
+        # Tasks are noted each second.
+        time.sleep(2.5)
         self._at_rest = self._held()
 
-    def _held(self) -> dict[str, tuple[int, int]]:
-        """File descriptors and threads of each process by its role."""
+    def _held(self) -> dict[str, tuple[int, int, int]]:
+        """File descriptors and threads of each process by its role; of API workers tasks, too."""
+        tasks = self._tasks()
         roles = {"parent": psutil.Process(self.process.pid), "engine": self.engine}
         roles |= {f"worker {i}": worker for i, worker in enumerate(self.workers)}
-        return {role: (process.num_fds(), process.num_threads()) for role, process in roles.items()}
+        return {
+            role: (process.num_fds(), process.num_threads(), tasks.get(process.pid, 0))
+            for role, process in roles.items()
+        }
+
+    def _tasks(self) -> dict[int, int]:
+        """Tasks of the API workers by process id."""
+        with urllib.request.urlopen(f"http://{self.host}:{self.port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return {
+            int(pid): int(float(count))
+            for pid, count in re.findall(r'^remuda:asyncio_tasks\{pid="(\d+)"\} (\S+)$', text, re.M)
+        }
 
     def unrest(self, within_s: float = 10.0) -> str:
-        """What is not as it was at rest: slots, queues, processes, descriptors, threads, the canary's bytes."""
+        """What is not as at rest: slots, queues, processes, descriptors, threads, tasks, the canary's bytes."""
         assert self._at_rest
         self.wait_until_ready(_START_S)
         with EngineProbe(self.engine) as probe:
@@ -123,16 +138,20 @@ class Server:
         deadline = time.monotonic() + within_s
         while not self._is_as_at_rest(held := self._held()):
             if time.monotonic() > deadline:
-                return f"(fds, threads) {held}, at rest {self._at_rest}"
+                return f"(fds, threads, tasks) {held}, at rest {self._at_rest}"
             time.sleep(0.05)
         strangers = len(psutil.Process(self.process.pid).children(recursive=True)) - len(held) + 1
         return f"{strangers} more processes" if strangers else ""
 
-    def _is_as_at_rest(self, held: dict[str, tuple[int, int]]) -> bool:
-        """No descriptor more; of threads the pools may have made all that they ever make."""
-        return held.keys() == self._at_rest.keys() and all(
-            fds <= self._at_rest[role][0] and threads <= self._at_rest[role][1] + _MAX_POOL_THREADS
-            for role, (fds, threads) in held.items()
+    def _is_as_at_rest(self, held: dict[str, tuple[int, int, int]]) -> bool:
+        """No descriptor or task more; of threads the pools may have made all that they ever make."""
+        if held.keys() != self._at_rest.keys():
+            return False
+        return all(
+            fds <= self._at_rest[role][0]
+            and threads <= self._at_rest[role][1] + _MAX_POOL_THREADS
+            and tasks <= self._at_rest[role][2]
+            for role, (fds, threads, tasks) in held.items()
         )
 
     def memory(self) -> int:

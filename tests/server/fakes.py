@@ -19,6 +19,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.checkpoint.tokenizer_settings import TokenizerSettings
+from remuda.engine.logprob_pieces import pack
 from remuda.engine.tokenizer import Tokenizer
 from remuda.engine.wire import (
     AbortRequest,
@@ -217,6 +218,9 @@ class FakeEngine:
             else:
                 by_worker.setdefault(worker, []).extend(step)
         for worker, outputs in by_worker.items():
+            for output in outputs:
+                if output.prompt_logprobs is not None:
+                    output.prompt_logprob_pieces, output.prompt_logprobs = pack(output.prompt_logprobs), None
             router.send_multipart([worker, msgspec.msgpack.encode(StepOutputs(outputs))])
 
 

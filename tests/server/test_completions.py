@@ -180,6 +180,7 @@ def test_prompt_logprobs(http: httpx2.Client) -> None:
         ({"prompt": "a" * 20, "echo": True, "logprobs": 4}, "logprobs"),
         ({"prompt": ["a" * 9, "a" * 10], "prompt_logprobs": 4}, "prompt_logprobs"),
         ({"prompt": "a" * 19, "prompt_logprobs": 4}, None),
+        ({"prompt": "a" * 9, "prompt_logprobs": 4, "n": 2}, None),
         ({"prompt": "a" * 20, "logprobs": 4}, None),
         ({"prompt": "a" * 99, "prompt_logprobs": 0}, None),
     ],

@@ -1,11 +1,13 @@
 """A real engine behind a real server: no request kills it, every slot comes back, nobody else speaks to it."""
 
+import contextlib
 import itertools
 import json
 import os
 import re
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ ENDLESS = {"model": "demo", "prompt": "Once", "max_tokens": 10_000_000, "ignore_
 BACK_WITHIN_S = 5
 # Until the buffers are full, and then the timeout of a stalled reader.
 STALLED_WITHIN_S = 60
+TASKS_NOTED_EACH_S = 1
 NUM_SLOTS = 4
 
 
@@ -153,6 +156,24 @@ def test_hostile_23_slots_of_choices_that_end_apart(demo: ServerProcess, http: h
     with start(demo, {**ENDLESS, "n": 4, "stop": ["a"], "stream": True, "temperature": 2}) as connection:
         connection.recv(1)
     assert eventually(lambda: in_use(http) == (0, 0), BACK_WITHIN_S)
+
+
+def num_tasks(http: httpx2.Client) -> int:
+    """Of the API worker's event loop."""
+    found = re.search(r'^remuda:asyncio_tasks\{pid="\d+"\} (\S+)$', http.get("/metrics").text, re.M)
+    assert found is not None
+    return int(float(found[1]))
+
+
+def test_hostile_23_no_task_is_left(demo: ServerProcess, http: httpx2.Client) -> None:
+    """Each of a dozen requests has tasks of its own, whether it waits, or streams, or is to be answered whole."""
+    time.sleep(2 * TASKS_NOTED_EACH_S)
+    before = num_tasks(http)
+    with contextlib.ExitStack() as stack:
+        for i in range(12):
+            stack.enter_context(start(demo, {**ENDLESS, "stream": i % 2 == 0}))
+        assert eventually(lambda: num_tasks(http) >= before + 12, BACK_WITHIN_S)
+    assert eventually(lambda: num_tasks(http) <= before, BACK_WITHIN_S)
 
 
 def memory(server: ServerProcess) -> int:

@@ -1,9 +1,12 @@
 """logprobs: token strings, offsets, and the three shapes."""
 
+import json
 import math
+from typing import Any
 
 import pytest
 
+from remuda.engine.logprob_pieces import pack
 from remuda.engine.tokenizer import TokenIdTokenizer
 from remuda.engine.wire import TokenLogprobs
 from remuda.server.logprobs import (
@@ -13,6 +16,7 @@ from remuda.server.logprobs import (
     prompt_logprobs,
     token_string,
 )
+from remuda.server.sliced_json import encode
 from tests.server.fake_info import BOS, END
 from tests.server.fakes import TOKENIZER, ids
 
@@ -49,12 +53,17 @@ def test_offsets_of_a_text_prompt() -> None:
     assert [offsets.advance(token) for token in (BOS, END, *ids("x"), END, *ids("y"))] == [0, 0, 5, 6, 6]
 
 
+def plain(value: object) -> Any:
+    """As a client reads it."""
+    return json.loads(encode(value))
+
+
 def test_completion_shape() -> None:
     h, i = ids("Hi")
     entries = [None, TokenLogprobs(i, -0.5, [(h, -0.25)])]
     output = [TokenLogprobs(h, -math.inf, [(i, -0.1), (h, -math.inf)])]
     offsets = TextOffsets(TOKENIZER, frozenset())
-    assert completion_logprobs([h, i], entries, output, offsets, 1, TOKENIZER) == {
+    assert plain(completion_logprobs([h, i], pack(entries), output, offsets, 1, TOKENIZER)) == {
         "tokens": ["H", "i", "H"],
         "token_logprobs": [None, -0.5, -9999.0],
         "top_logprobs": [None, {"H": -0.25, "i": -0.5}, {"i": -0.1, "H": -9999.0}],
@@ -66,17 +75,17 @@ def test_chat_shape() -> None:
     first, second = ids("é")
     entries = [TokenLogprobs(first, -0.5, [(first, -0.5), (second, -2.0)])]
     described = {"token": "bytes:\\xc3", "logprob": -0.5, "bytes": [0xC3]}
-    assert chat_logprobs(entries, 1, TOKENIZER) == {
+    assert plain(chat_logprobs(entries, 1, TOKENIZER)) == {
         "content": [{**described, "top_logprobs": [described]}],
         "refusal": None,
     }
-    assert chat_logprobs(entries, 0, TOKENIZER)["content"][0]["top_logprobs"] == []
+    assert plain(chat_logprobs(entries, 0, TOKENIZER))["content"][0]["top_logprobs"] == []
 
 
 def test_prompt_shape() -> None:
     h, i = ids("Hi")
-    found = prompt_logprobs([None, TokenLogprobs(i, -0.5, [(h, -0.25)])], 1, TOKENIZER)
-    assert found == [
+    found = prompt_logprobs(pack([None, TokenLogprobs(i, -0.5, [(h, -0.25)])]), 1, TOKENIZER)
+    assert plain(found) == [
         None,
         {
             str(i): {"logprob": -0.5, "rank": None, "decoded_token": "i"},

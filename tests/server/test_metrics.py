@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from remuda.engine.wire import SequenceOutput
-from remuda.server.metrics import shared_metrics
+from remuda.server.metrics import forget_process, shared_metrics
 from remuda.server.token_meter import GAP_BOUNDS, TokenMeter
 from tests.server.fakes import AppServer, FakeEngine, eventually, says
 
@@ -168,6 +168,7 @@ for i in range(4):
 record = RequestRecord("id", "POST", "/v1/completions", "", None, status=200, route="/v1/completions")
 record.finish_reasons, record.meter = ["stop"], meter
 metrics.observe(record)
+metrics.note_tasks(7)
 sys.stdout.write(metrics.render().decode())
 """
 
@@ -184,6 +185,10 @@ def test_several_workers_are_added_up(tmp_path: Path) -> None:
             f"remuda:inter_token_latency_seconds_count {3 * number}.0",
         ):
             assert line in text
+        # Of tasks each has its own, until it is gone.
+        (pid,) = re.findall(r'^remuda:asyncio_tasks\{pid="(\d+)"\} 7.0$', text, re.M)
+        forget_process(environment, int(pid))
+        forget_process(environment, int(pid))
 
 
 def test_the_page_of_metrics_is_complete(http: httpx2.Client) -> None:
@@ -206,4 +211,4 @@ def test_the_dashboard_names_only_what_exists(http: httpx2.Client) -> None:
     kinds = set(re.findall(r"^# TYPE (remuda:\S+)", text, re.M))
     assert kinds - series == {"remuda:engine_info"}
     labels = {label for expression in expressions for label in re.findall(r"by \(([\w, ]+)\)", expression)}
-    assert labels == {"le", "status", "finished_reason", "reason"}
+    assert labels == {"le", "status", "finished_reason", "reason", "pid"}

@@ -200,6 +200,9 @@ def test_marks_in_strings_of_arguments_are_text() -> None:
 def test_prompt_logprobs_of_a_whole_request() -> None:
     check_num_prompt_logprobs([Prompt([5] * 50_000)], 1, "prompt_logprobs")
     check_num_prompt_logprobs([Prompt([5] * 1_000_000)], None, "prompt_logprobs")
+    check_num_prompt_logprobs([Prompt([5] * 25_000)], 1, "prompt_logprobs", num_times=2)
+    with pytest.raises(InvalidRequestError, match=r"25000 prompt tokens × \(1 \+ 1\) × 3 choices = 150000 "):
+        check_num_prompt_logprobs([Prompt([5] * 25_000)], 1, "prompt_logprobs", num_times=3)
     for num_prompts, num_tokens, num_top in ((1, 50_001, 1), (2, 25_001, 1), (1, 4762, 20)):
         with pytest.raises(InvalidRequestError, match="more than the limit of 100000") as caught:
             check_num_prompt_logprobs([Prompt([5] * num_tokens)] * num_prompts, num_top, "prompt_logprobs")
