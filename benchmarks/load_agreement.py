@@ -64,7 +64,9 @@ def by_guidellm(program: Path, url: str, arguments: argparse.Namespace, director
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (found,) = json.loads(path.read_text())["benchmarks"]
-    metrics = {name: value["successful"] for name, value in found["metrics"].items() if "successful" in value}
+    metrics = {
+        name: value["successful"] for name, value in found["metrics"].items() if value and "successful" in value
+    }
     assert metrics["output_token_count"]["count"] == arguments.requests
     assert metrics["output_token_count"]["mean"] == OUTPUT_TOKENS
     return {
