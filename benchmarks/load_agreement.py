@@ -2,7 +2,7 @@
 
 Both in turns, closed loop, prompts and outputs of the same lengths; guidellm in an environment of its own, made of
 conformance/requirements-load.txt under build/ (3 GB, as it needs torch). Usage:
-python benchmarks/load_agreement.py [--rounds 5] [--concurrency 4] [--requests 40] [--guidellm PROGRAM]
+python benchmarks/load_agreement.py [--rounds 5] [--concurrency 4] [--requests 40]
 """
 
 import argparse
@@ -35,18 +35,23 @@ def install() -> Path:
     return program
 
 
-def serve() -> tuple[subprocess.Popen[str], str]:
-    """A server on the demo model, and its URL."""
+def serve(kind: str) -> tuple[subprocess.Popen[str], str, str]:
+    """A server, its URL and its model: the demo model's, or a scripted one, which no busy machine makes slower."""
+    if kind == "scripted":
+        command = [sys.executable, "-m", "tests.clients.load.fake_server", "remuda"]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        return process, f"http://127.0.0.1:{int(process.stdout.readline())}", "fake-1"
     command = [sys.executable, "-c", "from remuda.server.cli import main; main()", "serve", "demo", "--port", "0"]
     process = subprocess.Popen([*command, "--no-access-log"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if found := re.search(r"ready at (http://\S+)", line):
-            return process, found[1]
+            return process, found[1], "demo"
     raise SystemExit("the server did not start")
 
 
-def by_guidellm(program: Path, url: str, arguments: argparse.Namespace, directory: Path) -> Figures:
+def by_guidellm(program: Path, url: str, model: str, arguments: argparse.Namespace, directory: Path) -> Figures:
     """Its own figures. A request's ITL is its mean gap; the median weighs each by its tokens, all alike here."""
     path = directory / "guidellm.json"
     tokenizer = directory / "tokenizer"
@@ -55,7 +60,7 @@ def by_guidellm(program: Path, url: str, arguments: argparse.Namespace, director
         (tokenizer / file.name).write_bytes(file.read_bytes())
     command = [
         *(str(program), "run", "--disable-console"),
-        *("--backend", f"kind=openai_http,target={url},model=demo,request_format=/v1/completions,http2=false"),
+        *("--backend", f"kind=openai_http,target={url},model={model},request_format=/v1/completions,http2=false"),
         *("--profile", f"kind=concurrent,streams={arguments.concurrency}"),
         *("--constraint", f"kind=max_requests,count={arguments.requests}"),
         *("--tokenizer", f"kind=huggingface_auto,model={tokenizer}"),
@@ -64,7 +69,9 @@ def by_guidellm(program: Path, url: str, arguments: argparse.Namespace, director
     ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     (found,) = json.loads(path.read_text())["benchmarks"]
-    metrics = {name: value["successful"] for name, value in found["metrics"].items() if "successful" in value}
+    metrics = {
+        name: value["successful"] for name, value in found["metrics"].items() if value and "successful" in value
+    }
     assert metrics["output_token_count"]["count"] == arguments.requests
     assert metrics["output_token_count"]["mean"] == OUTPUT_TOKENS
     return {
@@ -109,32 +116,38 @@ def by_remuda(url: str, arguments: argparse.Namespace, directory: Path) -> Figur
     }
 
 
+def measure(kind: str, program: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of the table, from `--rounds` runs of each tool on one server."""
+    process, url, model = serve(kind)
+    theirs: list[Figures] = []
+    ours: list[Figures] = []
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            directory = Path(name)
+            by_remuda(url, arguments, directory)
+            for _ in range(arguments.rounds):
+                ours.append(by_remuda(url, arguments, directory))
+                theirs.append(by_guidellm(program, url, model, arguments, directory))
+    finally:
+        process.terminate()
+        process.communicate()
+    return [{"server": kind, **compare(name, ours, theirs)} for name in MEASURES]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--requests", type=int, default=40)
-    parser.add_argument("--url", help="of a server that runs; by default one is started on the demo model")
+    parser.add_argument("--servers", nargs="+", choices=["scripted", "demo"], default=["scripted", "demo"])
     parser.add_argument("--guidellm", type=Path, help="its program, where it is installed")
     arguments = parser.parse_args()
     program = arguments.guidellm or install()
-    process, url = (None, arguments.url) if arguments.url else serve()
-    theirs: list[Figures] = []
-    ours: list[Figures] = []
-    try:
-        with tempfile.TemporaryDirectory() as directory:
-            by_remuda(url, arguments, Path(directory))
-            for _ in range(arguments.rounds):
-                ours.append(by_remuda(url, arguments, Path(directory)))
-                theirs.append(by_guidellm(program, url, arguments, Path(directory)))
-    finally:
-        if process is not None:
-            process.terminate()
-            process.communicate()
-    rows = [compare(measure, ours, theirs) for measure in MEASURES]
+    rows = [row for kind in arguments.servers for row in measure(kind, program, arguments)]
     notes = [
         f"closed loop of {arguments.concurrency}, {arguments.requests} requests a run, {PROMPT_TOKENS + 1} tokens "
         f"in, {OUTPUT_TOKENS} out; medians of {arguments.rounds} runs of each, in turns",
+        "scripted: first token after 200 ms, then one every 50 ms",
         "noise: the largest distance of a run from its median, of the tool that has more of it",
     ]
     report("remuda load beside guidellm", rows, notes)

@@ -13,6 +13,7 @@ import pytest
 from remuda.engine.wire import SequenceOutput
 from remuda.server.metrics import forget_process, shared_metrics
 from remuda.server.token_meter import GAP_BOUNDS, TokenMeter
+from tests.server.conftest import ServerProcess
 from tests.server.fakes import AppServer, FakeEngine, eventually, says
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "remuda.json"
@@ -212,3 +213,11 @@ def test_the_dashboard_names_only_what_exists(http: httpx2.Client) -> None:
     assert kinds - series == {"remuda:engine_info"}
     labels = {label for expression in expressions for label in re.findall(r"by \(([\w, ]+)\)", expression)}
     assert labels == {"le", "status", "finished_reason", "reason", "pid"}
+
+
+@pytest.mark.e2e
+def test_every_name_is_described_once_however_often_it_is_read(demo: ServerProcess) -> None:
+    with demo.http() as http:
+        for _ in range(3):
+            names = re.findall(r"^# TYPE (\S+)", http.get("/metrics").text, re.M)
+            assert len(names) == len(set(names))

@@ -120,6 +120,9 @@ class Fake:
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "fake-1", "owned_by": OWNER}]})
 
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response()
+
     async def read_log(self, _: web.Request) -> web.Response:
         found = {"log": self.log, "bodies": self.bodies}
         self.log, self.bodies, self.began, self.slots = [], [], None, None
@@ -145,6 +148,7 @@ async def main() -> None:
     app.router.add_post("/v1/completions", fake.complete)
     app.router.add_post("/v1/chat/completions", fake.complete)
     app.router.add_get("/v1/models", fake.models)
+    app.router.add_get("/health", fake.health)
     app.router.add_get("/log", fake.read_log)
     app.router.add_get("/metrics", fake.metrics)
     runner = web.AppRunner(app, access_log=None)
