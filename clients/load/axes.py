@@ -24,7 +24,7 @@ def name_axes(axes: Axes, below: str, above: str) -> None:
 
 
 def length_ticks(lengths: Sequence[int]) -> tuple[list[str], str]:
-    """Labels of context lengths, and what the axis is to say: 4k where all are multiples of a thousand of a kind."""
+    """Labels of context lengths, and what the axis is to say: 4k where all are multiples of 1,000 or of 1,024."""
     for thousand in (1000, 1024):
         if all(length % thousand == 0 for length in lengths):
             below = f"context of each sequence, tokens (1k = {thousand:,})"
