@@ -15,7 +15,6 @@ from remuda.clients.load.canvas import colour
 _GAPS: Final = (0.075, 0.16)
 # From this ratio of the largest to the smallest on, an axis is logarithmic.
 _LOG_RATIO: Final = 8.0
-_KIBI: Final = 1024
 
 
 def name_axes(axes: Axes, below: str, above: str) -> None:
@@ -25,10 +24,17 @@ def name_axes(axes: Axes, below: str, above: str) -> None:
 
 
 def length_ticks(lengths: Sequence[int]) -> tuple[list[str], str]:
-    """Labels of context lengths, and what the axis is to say: 4k where all are multiples of 1,024."""
-    if all(length % _KIBI == 0 for length in lengths):
-        return [f"{length // _KIBI:,}k" for length in lengths], "context of each sequence, tokens (1k = 1,024)"
+    """Labels of context lengths, and what the axis is to say: 4k where all are multiples of 1,000 or of 1,024."""
+    for thousand in (1000, 1024):
+        if all(length % thousand == 0 for length in lengths):
+            below = f"context of each sequence, tokens (1k = {thousand:,})"
+            return [_short_length(length, thousand) for length in lengths], below
     return [f"{length:,}" for length in lengths], "context of each sequence, tokens"
+
+
+def _short_length(length: int, thousand: int) -> str:
+    million = thousand * thousand
+    return f"{length // million}M" if length % million == 0 else f"{length // thousand}k"
 
 
 def mark_values(axes: Axes, values: Sequence[float], labels: Sequence[str], is_phone: bool) -> None:

@@ -3,6 +3,8 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 from remuda.clients.load.kv import kv_shape
 from remuda.clients.load.results import (
@@ -180,10 +182,10 @@ def result(
     stages: list[Stage] | None = None,
     requests: list[RequestResult] | None = None,
     context: LongContext | None = None,
-    **changes: object,
+    **changes: Any,
 ) -> LoadResult:
     """A result around what was measured."""
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "version": "0.1.0",
         "created": "2026-11-24T14:40:00Z",
         "command": ["--url", "http://127.0.0.1:8000", "--concurrency", "16"],
@@ -201,10 +203,10 @@ def result(
         "long_context": context,
         "kv": kv_shape(INFO),
     }
-    return LoadResult(**(fields | changes))  # type: ignore[arg-type]
+    return LoadResult(**(fields | changes))
 
 
-def single(seed: int = 1, concurrency: int = 16, **changes: object) -> LoadResult:
+def single(seed: int = 1, concurrency: int = 16, **changes: Any) -> LoadResult:
     """One closed-loop stage."""
     stage, requests = stage_of(0, concurrency, random.Random(seed))
     return result([stage], requests, **changes)
@@ -357,7 +359,7 @@ def rate_sweep() -> LoadResult:
     return result(stages, [r for r in swept.requests if r.stage < 4], saturation=None)
 
 
-DEGENERATE = {
+DEGENERATE: dict[str, Callable[[], LoadResult]] = {
     "failed": failed,
     "empty": empty,
     "instant": instant,
@@ -366,5 +368,11 @@ DEGENERATE = {
     "no lengths": no_lengths,
     "hostile": hostile,
 }
-ALL = {"single": single, "sweep": sweep, "rate sweep": rate_sweep, "full": full, "other full": lambda: full(2)}
-ALL |= DEGENERATE
+ALL: dict[str, Callable[[], LoadResult]] = {
+    "single": single,
+    "sweep": sweep,
+    "rate sweep": rate_sweep,
+    "full": full,
+    "other full": lambda: full(2),
+    **DEGENERATE,
+}

@@ -219,14 +219,12 @@ def test_two_runs_stand_side_by_side_above_their_reports(tmp_path: Path) -> None
     assert html.count("<details open>") == 2
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), list(product(["single", "full"], ["empty", "failed", "hostile", "instant"]))
-)
+@pytest.mark.parametrize("second", ["empty", "failed", "hostile", "instant", "no lengths"])
 def test_unlike_runs_can_be_compared(tmp_path: Path, second: str) -> None:
-    for pair in (("full", second), (second, "single")):
+    for pair in (("single", second), (second, "single")):
         _, found = page(tmp_path, *pair)
         assert found.unclosed == []
-        assert found.tags <= TAGS | {"aside"}
+        assert found.tags <= TAGS
 
 
 def test_no_result_is_no_report(tmp_path: Path) -> None:
