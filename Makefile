@@ -7,7 +7,7 @@ MODEL ?= demo
 PIP := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help serve install dev lint types test conformance conformance-ci fuzz wheel bench faults faults-short clean
+.PHONY: help serve install dev lint types test browser browser-tools conformance conformance-ci fuzz wheel bench faults faults-short clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -43,6 +43,15 @@ types: dev ## mypy
 test: lint types ## lint, type-check and run the tests
 	$(BIN)/python -m pytest
 
+browser: browser-tools ## the tests of the chat page in headless Chromium, which must be there
+	REMUDA_BROWSER_TESTS=required $(BIN)/python -m pytest -m browser tests/browser
+
+browser-tools: dev tests/browser/node_modules/.installed ## what they need of PyPI and npm; Chromium is Debian's `chromium`
+
+tests/browser/node_modules/.installed: tests/browser/package-lock.json
+	cd tests/browser && npm ci --silent --no-audit --no-fund --ignore-scripts
+	touch $@
+
 conformance: dev ## other people's clients and test suites against a real server
 	$(BIN)/python conformance/run.py
 
@@ -69,5 +78,5 @@ faults-short: dev ## a minute of them
 	$(BIN)/python -m benchmarks.faults --short
 
 clean: ## remove what the other targets made
-	rm -rf $(VENV) build dist conformance/node/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist conformance/node/node_modules tests/browser/node_modules *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -exec rm -rf {} +

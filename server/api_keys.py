@@ -19,6 +19,8 @@ from remuda.server.errors import ApiError
 ENVIRONMENT: Final = "REMUDA_API_KEYS"
 # What a load balancer asks: it says whether requests are served and nothing else.
 OPEN_PATHS: Final = frozenset({"/health", "/ready"})
+# Whoever is to give a key needs the page that asks for it. It is the same for everybody and tells nothing.
+CHAT_PAGE: Final = "/"
 _OPEN_METHODS: Final = frozenset({"GET", "HEAD"})
 _MAX_KEY_CHARS: Final = 512
 _KEY: Final = re.compile(rf"[!-~]{{1,{_MAX_KEY_CHARS}}}")
@@ -103,7 +105,10 @@ class KeyGuard:
     def _is_open(scope: Scope) -> bool:
         if scope["type"] == "lifespan":
             return True
-        return scope["type"] == "http" and scope["method"] in _OPEN_METHODS and scope["path"] in OPEN_PATHS
+        if scope["type"] != "http":
+            return False
+        method, path = scope["method"], scope["path"]
+        return (method in _OPEN_METHODS and path in OPEN_PATHS) or (method == "GET" and path == CHAT_PAGE)
 
 
 def _bearer(scope: Scope) -> bytes:

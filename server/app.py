@@ -18,6 +18,7 @@ from remuda.server.routes_health import health_routes
 from remuda.server.routes_info import info_routes
 from remuda.server.routes_metrics import metrics_routes
 from remuda.server.routes_models import model_routes
+from remuda.server.routes_page import page_routes
 from remuda.server.routes_responses import response_routes
 from remuda.server.routes_tokenize import tokenize_routes
 from remuda.server.state import ServerState
@@ -56,6 +57,7 @@ def create_api(state: ServerState, policy: AccessPolicy) -> FastAPI:
     for routes in _ROUTES:
         app.include_router(routes(state))
     app.include_router(docs_routes())
+    app.include_router(page_routes())
     serve_schema(app, state.model_names, policy)
     install_handlers(app)
     return app

@@ -140,6 +140,7 @@ class _Server:
             scheme = "http" if self._options.tls is None else "https"
             url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
             self._say(ready_line(self._link.info, url))
+            self._say(f"remuda: chat page at {url}/, API reference at {url}/docs")
 
     def _say(self, line: str) -> None:
         """Tell the user; where the log is JSON, in the log, so that each line of stderr is JSON."""

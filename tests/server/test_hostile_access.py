@@ -14,7 +14,7 @@ from starlette.routing import Mount
 from remuda.engine.errors import ConfigError
 from remuda.server import api_keys
 from remuda.server.access import AccessPolicy, with_access
-from remuda.server.api_keys import OPEN_PATHS, ApiKeys, read_keys
+from remuda.server.api_keys import CHAT_PAGE, OPEN_PATHS, ApiKeys, read_keys
 from remuda.server.app import create_api
 from tests.server.fakes import AppServer, FakeEngine
 from tests.server.raw_http import read_answer, request
@@ -50,6 +50,11 @@ def paths_of(server: AppServer) -> set[str]:
     return filled | {path + "/" for path in filled} | {"/" + path for path in filled} | {p + "/x" for p in filled}
 
 
+def is_open(method: str, path: str) -> bool:
+    """What docs/security.md says is served without a key, and nothing else."""
+    return (method in ("GET", "HEAD") and path in ("/health", "/ready")) or (method, path) == ("GET", "/")
+
+
 def test_hostile_02_every_route_asks_for_a_key(locked: AppServer, locked_http: httpx2.Client) -> None:
     paths = paths_of(locked)
     assert {"/metrics", "/v1/completions", "/v1/models", "/openapi.json"} <= paths
@@ -59,7 +64,7 @@ def test_hostile_02_every_route_asks_for_a_key(locked: AppServer, locked_http: h
             with locked.raw() as connection:
                 connection.sendall(request(method, path, "connection: close"))
                 status, headers, _ = read_answer(connection)
-            if not (path in OPEN_PATHS and method in ("GET", "HEAD")):
+            if not is_open(method, path):
                 statuses[method, path] = status
                 assert headers["www-authenticate"] == "Bearer"
     assert {key: status for key, status in statuses.items() if status != 401} == {}
@@ -68,6 +73,7 @@ def test_hostile_02_every_route_asks_for_a_key(locked: AppServer, locked_http: h
 
 def test_hostile_02_open_routes_are_a_written_list(locked_http: httpx2.Client) -> None:
     assert {"/health", "/ready"} == OPEN_PATHS
+    assert CHAT_PAGE == "/"
     assert locked_http.get("/health").status_code == 200
     assert locked_http.post("/health").status_code == 401
     assert locked_http.get("/health/").status_code == 401
@@ -76,6 +82,35 @@ def test_hostile_02_open_routes_are_a_written_list(locked_http: httpx2.Client) -
     assert locked_http.get("/health%2f..%2fmetrics").status_code == 401
     assert locked_http.get("/health;/metrics").status_code == 401
     assert locked_http.get("/HEALTH").status_code == 401
+
+
+def test_hostile_02_the_chat_page_is_open_and_tells_nothing(
+    locked: AppServer, locked_http: httpx2.Client, engine: FakeEngine
+) -> None:
+    page = locked_http.get("/")
+    assert page.status_code == 200
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    # The same with a key, without, and for another engine that serves another model behind other keys.
+    assert locked_http.get("/", headers=BEARER).text == page.text
+    other = AppServer(engine, policy=AccessPolicy(allowed_hosts=("127.0.0.1",)))
+    try:
+        assert httpx2.get(other.url).text == page.text
+        with other.raw() as connection:
+            connection.sendall(request("GET", "/", "connection: close"))
+            assert read_answer(connection)[0] == 421
+    finally:
+        other.stop()
+    assert KEY not in page.text
+    for path in ("/?x", "/#/v1/models"):
+        assert locked_http.get(path).text == page.text
+    for path in ("//", "/.", "/%2e", "/index.html", "/chat/page.html", "/static/chat/page.html", "/;/metrics"):
+        with locked.raw() as connection:
+            connection.sendall(request("GET", path, "connection: close"))
+            assert read_answer(connection)[0] == 401, path
+    for method in ("HEAD", "POST", "OPTIONS"):
+        with locked.raw() as connection:
+            connection.sendall(request(method, "/", "connection: close"))
+            assert read_answer(connection)[0] == 401, method
 
 
 @pytest.mark.parametrize(
