@@ -30,7 +30,8 @@ from remuda.clients.streams import EventReader, chat_reader, completion_reader, 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 Prompt = str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]
-Messages = Sequence[Mapping[str, Any]]
+# Of the API's form, as objects or as structs such as an answer's `message`.
+Messages = Sequence[Mapping[str, Any] | msgspec.Struct]
 
 
 @dataclass(frozen=True, kw_only=True)

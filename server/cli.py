@@ -24,6 +24,9 @@ app = App(
     result_action="return_value",
 )
 
+# By path: clients are loaded when they are called, or listed by --help.
+app.command("remuda.clients.chat.command:app", name="chat")
+
 _HTTP = Group.create_ordered("HTTP")
 _MODEL = Group.create_ordered("Model and device")
 _CAPACITY = Group.create_ordered("Memory and batching")
