@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 
 import pytest
 
 from remuda.engine.wire import AddRequest, RequestRejected, SequenceOutput
 from remuda.server.access import AccessPolicy
 from remuda.server.cli import run
-from tests.clients.raw_server import answer
+from tests.clients.raw_server import RawServer, answer
 from tests.server.conftest import ServerProcess
 from tests.server.fakes import AppServer, FakeEngine, byte_tokenizer, eventually, says
 
@@ -135,7 +136,7 @@ def test_an_error_in_the_middle(server: AppServer, engine: FakeEngine, capsys: p
     assert (err[:8], err.count("\n")) == ("remuda: ", 1)
 
 
-def test_other_servers(raw, capsys: pytest.CaptureFixture[str]) -> None:  # type: ignore[no-untyped-def]
+def test_other_servers(raw: Callable[..., RawServer], capsys: pytest.CaptureFixture[str]) -> None:
     server = raw([answer(404, b"not here")], [answer(200, {"data": []})])
     assert run(["chat", "--url", server.url, "-p", "x"]) == 1
     assert "lists no model; name one with --model" in capsys.readouterr().err
