@@ -18,6 +18,12 @@ class ConversationFileError(ClientError):
     """A file that cannot be read or written as a conversation."""
 
 
+class _Form(msgspec.Struct):
+    """Looked at first, so that no other JSON passes for a conversation."""
+
+    schema: Literal["remuda.chat/1"]
+
+
 class Message(msgspec.Struct, frozen=True):
     """What one side has said."""
 
@@ -25,10 +31,9 @@ class Message(msgspec.Struct, frozen=True):
     content: str
 
 
-class Conversation(msgspec.Struct):
+class Conversation(msgspec.Struct, kw_only=True):
     """params: fields of the requests, by name. messages: in turns, the user's first, without the system's."""
 
-    schema: Literal["remuda.chat/1"] = SCHEMA
     model: str = ""
     system: str | None = None
     params: dict[str, Any] = {}
@@ -71,10 +76,10 @@ class Conversation(msgspec.Struct):
         """Write it, whole or not at all. Raises ConversationFileError; what is no conversation is not replaced."""
         if path.exists():
             load(path)
-        body = msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        body = msgspec.json.format(msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(self)}), indent=2)
         draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            draft.write_bytes(body)
+            draft.write_bytes(body + b"\n")
             draft.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -85,7 +90,9 @@ class Conversation(msgspec.Struct):
 def load(path: Path) -> Conversation:
     """Read what `save` has written. Raises ConversationFileError."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Conversation)
+        body = path.read_bytes()
+        msgspec.json.decode(body, type=_Form)
+        return msgspec.json.decode(body, type=Conversation)
     except OSError as error:
         raise ConversationFileError(f"cannot read {path}: {error.strerror}") from None
     except UNREADABLE as error:

@@ -1,6 +1,6 @@
 """Markdown of a model, as rich draws it: nothing of the text gets lost, and no control character gets through."""
 
-from collections.abc import Iterable
+import itertools
 from typing import Final
 
 from markdown_it import MarkdownIt
@@ -26,7 +26,11 @@ class SafeMarkdown:
         self._markdown.parsed = _parse(text)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from _cleaned(console.render(self._markdown, options))
+        lines = console.render_lines(self._markdown, options, pad=False)
+        # rich puts empty lines around some blocks; here whoever prints a block puts one before it.
+        for line in _without_empty_ends([_without_padding(_cleaned(line)) for line in lines]):
+            yield from line
+            yield Segment.line()
 
 
 class Tail:
@@ -42,7 +46,7 @@ class Tail:
             yield Segment.line()
 
 
-def split_finished(text: str) -> tuple[str, str]:
+def split_finished(text: str) -> tuple[list[str], str]:
     """Markdown that is still being written, as its finished blocks and the rest.
 
     A block is finished once a whole line after it begins another one.
@@ -54,9 +58,11 @@ def split_finished(text: str) -> tuple[str, str]:
         if token.level == 0 and token.nesting >= 0 and token.map
     ]
     if len(starts) < 2:
-        return "", text
+        return [], text
     lines = text.split("\n")
-    return "\n".join(lines[: starts[-1]]) + "\n", "\n".join(lines[starts[-1] :])
+    starts[0] = 0
+    blocks = ["\n".join(lines[start:end]) + "\n" for start, end in itertools.pairwise(starts)]
+    return blocks, "\n".join(lines[starts[-1] :])
 
 
 def _parse(text: str) -> list[Token]:
@@ -68,7 +74,24 @@ def _parse(text: str) -> list[Token]:
     return tokens
 
 
-def _cleaned(segments: Iterable[Segment]) -> Iterable[Segment]:
+def _cleaned(line: list[Segment]) -> list[Segment]:
     """An entity such as `&#27;` makes a character that was not in the text."""
-    for segment in segments:
-        yield segment if segment.control else Segment(clean(segment.text), segment.style)
+    return [Segment(clean(segment.text), segment.style) for segment in line]
+
+
+def _without_padding(line: list[Segment]) -> list[Segment]:
+    """rich fills lines with spaces, which are in the way of whoever copies text; those with a colour stay."""
+    while line:
+        text, style, _ = line[-1]
+        if style is not None and style.bgcolor is not None:
+            return line
+        stripped = text.rstrip(" ")
+        if stripped:
+            return [*line[:-1], Segment(stripped, style)]
+        line = line[:-1]
+    return line
+
+
+def _without_empty_ends(lines: list[list[Segment]]) -> list[list[Segment]]:
+    full = [place for place, line in enumerate(lines) if line]
+    return lines[full[0] : full[-1] + 1] if full else []

@@ -12,12 +12,13 @@ from remuda.clients.chat.sanitize import clean_line
 from remuda.clients.chat.served import NO_TEMPLATE_NOTICE, Served
 from remuda.clients.chat.turn import answer
 from remuda.clients.chat.views import MarkdownView, PlainView
+from remuda.clients.errors import InvalidArgumentError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
 
 def ask_once(served: Served, conversation: Conversation) -> int:
-    """Stream the answer to the last message; the exit code."""
+    """Stream the answer to the last message; the exit code. Raises InvalidArgumentError for parameters."""
     if not served.has_chat_template:
         notify(NO_TEMPLATE_NOTICE)
     try:
@@ -26,6 +27,8 @@ def ask_once(served: Served, conversation: Conversation) -> int:
         # Whoever read it has enough. Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+    if isinstance(turn.error, InvalidArgumentError):
+        raise turn.error
     if turn.error is not None:
         notify(str(turn.error))
         return EXIT_FAILED

@@ -12,11 +12,11 @@ def status_line(stats: TurnStats, state_bytes: int | None, *, is_stopped: bool =
     about = "" if stats.usage is not None else "about "
     parts = [f"{about}{stats.num_tokens:,} tokens"]
     if stats.tokens_per_s is not None:
-        parts.append(f"{about}{stats.tokens_per_s:,.1f} tokens/s")
+        parts.append(f"{about}{stats.tokens_per_s:,.1f}/s")
     if stats.first_text is not None:
-        parts.append(f"first token {stats.first_text:.2f} s")
+        parts.append(f"first after {stats.first_text:.2f} s")
     if stats.context is not None:
-        parts.append(f"context {stats.context:,} tokens")
+        parts.append(f"context {stats.context:,}")
     if state_bytes is not None:
         parts.append(f"state {megabytes(state_bytes)}, constant")
     if is_stopped:

@@ -11,6 +11,7 @@ from remuda.clients.chat.conversation import Conversation
 from remuda.clients.chat.interrupts import Interrupts
 from remuda.clients.chat.sanitize import clean
 from remuda.clients.chat.served import NO_TEMPLATE_NOTICE, AnswerStream, Served
+from remuda.clients.chat.terminal import without_echo
 from remuda.clients.errors import ClientError
 
 
@@ -91,7 +92,7 @@ def _shown(
         stream = served.ask(conversation)
     except ClientError as error:
         return Turn("", TurnStats(), error)
-    with interrupts.watching(), new_view() as view:
+    with without_echo(), interrupts.watching(), new_view() as view:
         return run_turn(stream, view, interrupts)
 
 
