@@ -98,7 +98,8 @@ class Fake:
         elif fault == "bad event":
             await response.write(b"data: {nonsense\n\n")
         elif fault == "hang":
-            await asyncio.sleep(60)
+            while request.transport is not None and not request.transport.is_closing():
+                await asyncio.sleep(0.02)
         elif fault == "broken stream":
             assert request.transport is not None
             request.transport.abort()
