@@ -5,6 +5,7 @@ field `script`. Times at /log are of time.perf_counter, which on Linux all proce
 """
 
 import asyncio
+import socket
 import sys
 import time
 from typing import Any
@@ -144,8 +145,9 @@ def usage(body: dict[str, Any], num_tokens: int) -> dict[str, int]:
     return {"prompt_tokens": num_prompt, "completion_tokens": num_tokens}
 
 
-async def main() -> None:
-    fake, app = Fake(), web.Application(client_max_size=2**28)
+async def start(listener: socket.socket, fake: Fake | None = None) -> None:
+    """Serve on `listener` from now on."""
+    fake, app = fake or Fake(), web.Application(client_max_size=2**28)
     app.router.add_post("/v1/completions", fake.complete)
     app.router.add_post("/v1/chat/completions", fake.complete)
     app.router.add_get("/v1/models", fake.models)
@@ -154,9 +156,13 @@ async def main() -> None:
     app.router.add_get("/metrics", fake.metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(runner.addresses[0][1], flush=True)
+    await web.SockSite(runner, listener).start()
+
+
+async def main() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    await start(listener)
+    print(listener.getsockname()[1], flush=True)
     await asyncio.Event().wait()
 
 
