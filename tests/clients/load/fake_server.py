@@ -126,9 +126,13 @@ class Fake:
         return web.Response()
 
     async def read_log(self, _: web.Request) -> web.Response:
+        return web.json_response(self.take_log())
+
+    def take_log(self) -> dict[str, Any]:
+        """What was written and asked since the last call."""
         found = {"log": self.log, "bodies": self.bodies}
         self.log, self.bodies, self.began, self.slots = [], [], None, None
-        return web.json_response(found)
+        return found
 
 
 def event(data: dict[str, Any]) -> bytes:
@@ -145,9 +149,9 @@ def usage(body: dict[str, Any], num_tokens: int) -> dict[str, int]:
     return {"prompt_tokens": num_prompt, "completion_tokens": num_tokens}
 
 
-async def start(listener: socket.socket, fake: Fake | None = None) -> None:
+async def start(listener: socket.socket, fake: Fake) -> None:
     """Serve on `listener` from now on."""
-    fake, app = fake or Fake(), web.Application(client_max_size=2**28)
+    app = web.Application(client_max_size=2**28)
     app.router.add_post("/v1/completions", fake.complete)
     app.router.add_post("/v1/chat/completions", fake.complete)
     app.router.add_get("/v1/models", fake.models)
@@ -161,7 +165,7 @@ async def start(listener: socket.socket, fake: Fake | None = None) -> None:
 
 async def main() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
-    await start(listener)
+    await start(listener, Fake())
     print(listener.getsockname()[1], flush=True)
     await asyncio.Event().wait()
 

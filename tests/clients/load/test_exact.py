@@ -1,17 +1,13 @@
 """Figures equal the server's script exactly: client and server share a clock that only the script moves."""
 
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import uvloop
 
 from remuda.clients.load.options import LoadOptions
 from remuda.clients.load.results import Distribution, Stage
-from tests.clients.load.conftest import run
-from tests.clients.load.fake_server import start
-from tests.clients.load.virtual_time import VirtualLoop, patched_clock
+from tests.clients.load.conftest import VirtualServer, run
 
 # Of sums of binary fractions over a thousand seconds.
 EXACT = 1e-6
@@ -20,25 +16,14 @@ Measure = Callable[..., Stage]
 
 
 @pytest.fixture
-def measure(monkeypatch: pytest.MonkeyPatch) -> Iterator[Measure]:
+def measure(virtual: VirtualServer) -> Measure:
     """One load by a script, in virtual time."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def new_loop() -> VirtualLoop:
-        loop = VirtualLoop()
-        patched_clock(loop, monkeypatch)
-        loop.create_task(start(listener))
-        return loop
-
-    monkeypatch.setattr(uvloop, "new_event_loop", new_loop)
 
     def measured(load: LoadOptions, script: dict[str, Any], tokens: int = 8) -> Stage:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        (stage,) = run(url, load, script=script, tokens=tokens).result.stages
+        (stage,) = run(virtual.url, load, script=script, tokens=tokens).result.stages
         return stage
 
-    yield measured
-    listener.close()
+    return measured
 
 
 def assert_all(found: Distribution, count: int, value: float) -> None:

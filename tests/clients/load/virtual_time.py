@@ -1,11 +1,11 @@
 """An event loop whose clock stands still while there is work and jumps to the next timer when there is none.
 
-Client and server on one such loop, over real sockets, see each other's delays exactly, however busy the machine is.
+Client and server on one such loop, over real sockets, see each other's delays exactly, however busy the
+machine is.
 """
 
 import asyncio
 import selectors
-import time
 from typing import Any, Final
 
 # For what is on its way between two sockets of this process, before the clock jumps.
@@ -39,8 +39,3 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Seconds that have passed for whoever runs on this loop."""
         return 1000.0 + self._virtual.now
-
-
-def patched_clock(loop: VirtualLoop, patch: Any) -> None:
-    """Let time.perf_counter tell the loop's time, by pytest's monkeypatch."""
-    patch.setattr(time, "perf_counter", loop.time)
