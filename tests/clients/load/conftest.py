@@ -2,14 +2,17 @@
 
 import io
 import json
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import uvloop
 from rich.console import Console
 
 from remuda.clients.load.lengths import Lengths
@@ -22,6 +25,8 @@ from remuda.clients.load.options import (
     ServerOptions,
 )
 from remuda.clients.load.run import Ended, run_load
+from tests.clients.load.fake_server import Fake, start
+from tests.clients.load.virtual_time import VirtualLoop
 
 
 class FakeServer:
@@ -56,6 +61,37 @@ def fake(fake_process: FakeServer) -> FakeServer:
     """The same, with nothing written down yet."""
     fake_process.log()
     return fake_process
+
+
+class VirtualServer:
+    """The scripted server on the loop of the run itself, whose clock jumps; `log` as of FakeServer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._fake = Fake()
+        self._patch = monkeypatch
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        monkeypatch.setattr(uvloop, "new_event_loop", self._new_loop)
+
+    def log(self) -> dict[str, Any]:
+        return self._fake.take_log()
+
+    def stop(self) -> None:
+        self._listener.close()
+
+    def _new_loop(self) -> VirtualLoop:
+        loop = VirtualLoop()
+        self._patch.setattr(time, "perf_counter", loop.time)
+        loop.create_task(start(self._listener, self._fake))
+        return loop
+
+
+@pytest.fixture
+def virtual(monkeypatch: pytest.MonkeyPatch) -> Iterator[VirtualServer]:
+    """For figures that must be exact however busy the machine is."""
+    found = VirtualServer(monkeypatch)
+    yield found
+    found.stop()
 
 
 def fixed(length: int) -> Lengths:

@@ -5,6 +5,7 @@ field `script`. Times at /log are of time.perf_counter, which on Linux all proce
 """
 
 import asyncio
+import socket
 import sys
 import time
 from typing import Any
@@ -98,7 +99,8 @@ class Fake:
         elif fault == "bad event":
             await response.write(b"data: {nonsense\n\n")
         elif fault == "hang":
-            await asyncio.sleep(60)
+            while request.transport is not None and not request.transport.is_closing():
+                await asyncio.sleep(0.02)
         elif fault == "broken stream":
             assert request.transport is not None
             request.transport.abort()
@@ -124,9 +126,13 @@ class Fake:
         return web.Response()
 
     async def read_log(self, _: web.Request) -> web.Response:
+        return web.json_response(self.take_log())
+
+    def take_log(self) -> dict[str, Any]:
+        """What was written and asked since the last call."""
         found = {"log": self.log, "bodies": self.bodies}
         self.log, self.bodies, self.began, self.slots = [], [], None, None
-        return web.json_response(found)
+        return found
 
 
 def event(data: dict[str, Any]) -> bytes:
@@ -143,8 +149,9 @@ def usage(body: dict[str, Any], num_tokens: int) -> dict[str, int]:
     return {"prompt_tokens": num_prompt, "completion_tokens": num_tokens}
 
 
-async def main() -> None:
-    fake, app = Fake(), web.Application(client_max_size=2**28)
+async def start(listener: socket.socket, fake: Fake) -> None:
+    """Serve on `listener` from now on."""
+    app = web.Application(client_max_size=2**28)
     app.router.add_post("/v1/completions", fake.complete)
     app.router.add_post("/v1/chat/completions", fake.complete)
     app.router.add_get("/v1/models", fake.models)
@@ -153,9 +160,13 @@ async def main() -> None:
     app.router.add_get("/metrics", fake.metrics)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    print(runner.addresses[0][1], flush=True)
+    await web.SockSite(runner, listener).start()
+
+
+async def main() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    await start(listener, Fake())
+    print(listener.getsockname()[1], flush=True)
     await asyncio.Event().wait()
 
 
