@@ -12,7 +12,7 @@ from typing import Any, Final
 _GRACE_S: Final = 0.001
 
 
-class _Selector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]
+class _Selector(selectors.DefaultSelector):
     """Real events first; where none is due, time passes instead of being waited for."""
 
     def __init__(self) -> None:
