@@ -24,8 +24,8 @@ app = App(
     result_action="return_value",
 )
 
-# By path: clients are loaded when they are called, or listed by --help.
-app.command("remuda.clients.chat.command:app", name="chat")
+# By path: clients are loaded when they are called, not even for --help, which therefore needs their line here.
+app.command("remuda.clients.chat.command:app", name="chat", help="Chat with a served model in the terminal.")
 
 _HTTP = Group.create_ordered("HTTP")
 _MODEL = Group.create_ordered("Model and device")
