@@ -115,6 +115,23 @@ def test_an_empty_pipe(
     assert "there is no text in standard input" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"), [(None, "standard input is not text in utf-8"), ("\udcff", "as JSON")]
+)
+def test_a_question_that_is_no_text(
+    server: AppServer,
+    prompt: str | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    assert run(["chat", "--url", server.url, *([] if prompt is None else ["-p", prompt])]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+
+
 def test_keys(engine: FakeEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     server = AppServer(engine, policy=AccessPolicy(("right",)))
     try:
