@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Self, TypeVar
 
@@ -43,7 +44,7 @@ class AsyncClient(Endpoints):
         exchange = self.exchange(call.request)
         async with self.answered(exchange) as response:
             try:
-                await _in_time(exchange, response.aread())
+                await _in_time(exchange, response.aread)
             except httpx2.RequestError as error:
                 raise exchange.failure(error) from error
             return exchange.parsed(response, call.parse)
@@ -65,11 +66,11 @@ class AsyncClient(Endpoints):
         while True:
             try:
                 request = self._http.build_request(**exchange.arguments())
-                response = await _in_time(exchange, self._http.send(request, stream=True))
+                response = await _in_time(exchange, functools.partial(self._http.send, request, stream=True))
                 if exchange.is_answer(response):
                     return response
                 async with contextlib.aclosing(response):
-                    await _in_time(exchange, response.aread())
+                    await _in_time(exchange, response.aread)
                 delay = exchange.delay_after_refusal(response)
             except httpx2.RequestError as error:
                 delay = exchange.delay_after_failure(error)
@@ -109,7 +110,7 @@ class AsyncStream(BaseStream[AsyncClient, E]):
             pieces = response.aiter_bytes()
             while not reader.is_done:
                 try:
-                    data = await _in_time(exchange, anext(pieces, b""))
+                    data = await _in_time(exchange, lambda: anext(pieces, b""))
                 except (httpx2.RequestError, TimedOutError) as error:
                     raise reader.broken(exchange.failure(error)) from error
                 if not data:
@@ -119,10 +120,10 @@ class AsyncStream(BaseStream[AsyncClient, E]):
         reader.end(exchange.lateness())
 
 
-async def _in_time(exchange: Exchange, work: Awaitable[T]) -> T:
-    """What it gives. Raises TimedOutError when the total has passed."""
+async def _in_time(exchange: Exchange, work: Callable[[], Awaitable[T]]) -> T:
+    """What it gives. Raises TimedOutError when the total has passed; then it is not begun, or cancelled."""
     try:
         async with asyncio.timeout(exchange.remaining()):
-            return await work
+            return await work()
     except TimeoutError as error:
         raise exchange.timed_out() from error

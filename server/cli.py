@@ -24,9 +24,13 @@ app = App(
     result_action="return_value",
 )
 
-# By path: clients are imported when they are called, or listed by --help.
-app.command("remuda.clients.chat.command:app", name="chat")
-app.command("remuda.clients.load.command:app", name="load")
+# By path: clients are loaded when they are called, not even for --help, which therefore needs their line here.
+app.command("remuda.clients.chat.command:app", name="chat", help="Chat with a served model in the terminal.")
+app.command(
+    "remuda.clients.load.command:app",
+    name="load",
+    help="Load-test an OpenAI-compatible server, or show what long contexts cost it.",
+)
 
 _HTTP = Group.create_ordered("HTTP")
 _MODEL = Group.create_ordered("Model and device")

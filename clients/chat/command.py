@@ -10,7 +10,8 @@ from remuda.clients.settings import DEFAULT_URL, KEY_ENVIRONMENT
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _SAMPLING: Final = Group.create_ordered("Sampling")
 
-app = App(name="chat", help="Chat with a served model in the terminal.", result_action="return_value")
+# Its help stands in server/cli.py, which mounts it by its path.
+app = App(name="chat", result_action="return_value")
 
 
 def _whole(kind: Any, tokens: Any) -> int:

@@ -39,10 +39,13 @@ def start(
 
 
 def _question(prompt: str | None) -> str | None:
-    """What is to be asked once; None: a session. Raises InvalidArgumentError where it is empty."""
+    """What is to be asked once; None: a session. Raises InvalidArgumentError where it is empty or no text."""
     if prompt is None and sys.stdin.isatty() and sys.stdout.isatty():
         return None
-    question = prompt if prompt is not None else sys.stdin.read().removesuffix("\n")
+    try:
+        question = prompt if prompt is not None else sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"standard input is not text in {error.encoding}") from None
     if not question.strip():
         where = "standard input" if prompt is None else "--prompt"
         raise InvalidArgumentError(f"the question is empty: there is no text in {where}")

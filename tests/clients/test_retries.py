@@ -139,6 +139,15 @@ def test_the_total_bounds_a_body(kind: Kind, raw: MakeServer) -> None:
     assert caught.value.limit == "total"
 
 
+def test_nothing_is_read_when_the_total_has_passed(kind: Kind, raw: MakeServer) -> None:
+    """The clock jumps between the head of an answer and its body."""
+    times = iter([0.0, 1.0, 1.0])
+    options = {"timeouts": Timeouts(total=20), "clock": lambda: next(times, 30.0)}
+    with pytest.raises(TimedOutError) as caught:
+        kind.call(raw(MODELS).url, "models", client=options)
+    assert caught.value.limit == "total"
+
+
 def test_no_wait_that_would_outlast_the_total(kind: Kind, raw: MakeServer) -> None:
     server = raw([answer(503, retry_after="30")])
     options = {"retries": POLICY, "timeouts": Timeouts(total=20), "clock": lambda: 0.0}

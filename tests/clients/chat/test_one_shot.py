@@ -23,6 +23,17 @@ def piped(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
 
+def test_the_command_line_loads_the_chat_when_it_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import sys, remuda.server.cli; sys.exit(any(name.startswith('remuda.clients') for name in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert run(["--help"]) == 0
+    assert "Chat with a served model in the terminal." in capsys.readouterr().out
+    assert run(["chat", "--help"]) == 0
+    assert "--prompt" in capsys.readouterr().out
+
+
 def test_a_question(server: AppServer, engine: FakeEngine, capsys: pytest.CaptureFixture[str]) -> None:
     engine.script = says("**Hi** \x1b[31mthere")
     line = ["chat", "--url", server.url, "-p", "hello", "--temperature", "0.5", "--top-k", "4", "--stop", "END"]
@@ -102,6 +113,23 @@ def test_an_empty_pipe(
     piped(monkeypatch, "\n")
     assert run(["chat", "--url", server.url]) == 2
     assert "there is no text in standard input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"), [(None, "standard input is not text in utf-8"), ("\udcff", "as JSON")]
+)
+def test_a_question_that_is_no_text(
+    server: AppServer,
+    prompt: str | None,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="utf-8"))
+    assert run(["chat", "--url", server.url, *([] if prompt is None else ["-p", prompt])]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
 
 
 def test_keys(engine: FakeEngine, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

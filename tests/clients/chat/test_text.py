@@ -1,18 +1,23 @@
 """What the chat shows: no control characters get through, no text is lost, numbers are in words."""
 
 import io
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 from remuda.clients.answers import Usage
+from remuda.clients.chat import views
 from remuda.clients.chat.markdown import SafeMarkdown, Tail, split_finished
 from remuda.clients.chat.sanitize import clean, clean_line
 from remuda.clients.chat.status import Totals, megabytes, status_line
 from remuda.clients.chat.turn import Turn, TurnStats
 from remuda.clients.chat.views import MarkdownView, PlainView
+from tests.clients.chat.screen import screen
+from tests.server.fakes import eventually
 
 ATTACKS = [
     "\x1b]0;title\x07",
@@ -134,6 +139,38 @@ def test_blocks_come_out_as_they_would_whole(size: int) -> None:
     file = console.file
     assert isinstance(file, io.StringIO)
     assert file.getvalue() == SHOWN
+
+
+class SlowDraw:
+    """What a view draws, after a while."""
+
+    def __init__(self, draw: Callable[[], RenderableType]) -> None:
+        self._draw = draw
+        self.num_draws = 0
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        self.num_draws += 1
+        time.sleep(0.002)
+        yield self._draw()
+
+
+def test_redraws_leave_what_printing_it_whole_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a screen that holds every block, with redraws so slow and frequent that one is always under way."""
+    monkeypatch.setattr(views, "_LEAST_PAUSE_S", 0.001)
+    console = Console(width=40, height=40, file=io.StringIO(), force_terminal=True, color_system=None)
+    text = "\n\n".join([BLOCKS] * 3)
+    with MarkdownView(console, lambda stats: f"{stats.num_pieces} pieces") as view:
+        slow = SlowDraw(view._draw)
+        monkeypatch.setattr(view._live, "_get_renderable", lambda: slow)
+        for place, piece in enumerate(text[start : start + 2] for start in range(0, len(text), 2)):
+            view.show_status(TurnStats(num_pieces=place))
+            if "\n" in piece:
+                before = slow.num_draws
+                assert eventually(lambda: slow.num_draws > before)  # noqa: B023
+            view.add(piece)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    assert "\n".join(screen(file.getvalue())).strip("\n") == "\n".join([SHOWN] * 3).strip("\n")
 
 
 def test_a_block_longer_than_the_screen_shows_its_end() -> None:
