@@ -66,11 +66,9 @@ class App {
 
   #showWelcome() {
     const { has_chat_template: hasTemplate, num_parameters: size, slot_bytes: state } = this.#info;
-    const millions = size / 1e6;
-    const shown = millions >= 1000 ? `${(millions / 1000).toPrecision(3)} billion` : `${Number(millions.toPrecision(2))} million`;
     document.getElementById("welcome-title").textContent = hasTemplate ? "Start a conversation" : "Begin a text";
     document.getElementById("welcome-text").textContent =
-      `${this.#info.model} has ${shown} parameters and remembers any length of context in ${shownBytes(state)}. ` +
+      `${this.#info.model} has ${shownCount(size)} parameters and remembers any length of context in ${shownBytes(state)}. ` +
       (hasTemplate ? "" : "It has no chat template: it goes on with your text, and adds nothing to it.");
     this.#prompt.placeholder = hasTemplate ? "Write a message" : "Write the beginning of a text";
     const texts = SUGGESTIONS[hasTemplate ? "chat" : "text"];
