@@ -1,11 +1,12 @@
-"""Finds what the tests of pages run in: playwright, a Chromium of this machine, and axe-core."""
+"""Finds what the tests of pages run in: a Chromium of this machine, and axe-core."""
 
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+
+from playwright.sync_api import Browser, sync_playwright
 
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -24,16 +25,13 @@ def find_chromium() -> str:
 
 
 @contextmanager
-def launched() -> Iterator[Any]:
+def launched() -> Iterator[Browser]:
     """A headless Chromium. Raises MissingBrowserError."""
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError as error:
-        raise MissingBrowserError("no playwright: `make dev` installs it") from error
+    executable = find_chromium()
     # Its sandbox does not work for root, as whom containers run.
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=arguments)
+        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
         yield browser
         browser.close()
 

@@ -9,13 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.browser.chat_page import ChatPage
 from tests.browser.chrome import MissingBrowserError, launched
 from tests.server.conftest import demo, engine, server  # noqa: F401
 from tests.server.fakes import AppServer
-
-pytest.importorskip("playwright", reason="no playwright: `make dev` installs it")
-
-from tests.browser.chat_page import ChatPage
 
 
 def missing(error: MissingBrowserError) -> None:

@@ -54,4 +54,4 @@ def test_stop_and_figures(chat: ChatPage, engine: FakeEngine) -> None:
     chat.press("Escape")
     chat.wait()
     expect(chat[".assistant .numbers"]).to_contain_text("stopped")
-    expect(chat["#context"]).to_contain_text("tokens")
+    assert int(chat["#context"].inner_text()) > len("Go")

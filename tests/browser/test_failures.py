@@ -85,6 +85,18 @@ def test_the_key_can_be_forgotten(open_page: OpenPage, locked: AppServer) -> Non
     expect(chat["#key"]).to_be_hidden()
 
 
+def test_a_key_where_the_browser_keeps_nothing(open_page: OpenPage, locked: AppServer) -> None:
+    chat = open_page(locked.url, ready=False)
+    chat.page.add_init_script(
+        "Storage.prototype.setItem = () => { throw new DOMException('no', 'SecurityError'); }"
+    )
+    chat.page.goto(locked.url)
+    chat.page.fill("#key-value", KEY)
+    chat.press("Enter")
+    chat.send("Hi")
+    assert chat.texts("assistant") == ["Hello there"]
+
+
 def test_a_key_that_the_server_no_longer_knows(open_page: OpenPage, locked: AppServer) -> None:
     chat = open_page(locked.url, ready=False)
     chat.page.goto(locked.url)

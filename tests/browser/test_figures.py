@@ -26,7 +26,7 @@ def test_figures_of_an_answer(chat: ChatPage, engine: FakeEngine, server: AppSer
     chat.send("Hi")
     num_prompt = len(engine.requests[0].prompt)
     assert num_prompt == NUM_PROMPT
-    expect(chat["#context"]).to_have_text(f"{num_prompt + NUM_ANSWER} tokens")
+    expect(chat["#context"]).to_have_text(str(num_prompt + NUM_ANSWER))
     rate = float(chat["#rate"].inner_text())
     # A step takes 20 ms at least; the first token may come late to the page.
     assert 0 < rate < 60
@@ -34,7 +34,7 @@ def test_figures_of_an_answer(chat: ChatPage, engine: FakeEngine, server: AppSer
     assert first.endswith((" ms", " s"))
     expect(chat[".numbers"]).to_have_text(f"{NUM_ANSWER} tokens · {rate:.1f} a second · first after {first}")
     chat.send("Hi")
-    expect(chat["#context"]).to_have_text(f"{len(engine.requests[1].prompt) + NUM_ANSWER} tokens")
+    expect(chat["#context"]).to_have_text(str(len(engine.requests[1].prompt) + NUM_ANSWER))
     expect(chat["#state"]).to_have_text("1 kB")
     assert server.records[-1].num_prompt_tokens == len(engine.requests[1].prompt)
 
@@ -49,7 +49,7 @@ def test_the_context_is_exact_while_it_grows(chat: ChatPage, engine: FakeEngine)
             "[document.getElementById('context').innerText, document.querySelector('.assistant .text').innerText]"
         )
         assert "≈" not in text
-        seen.add(int(text.split(" ")[0]))
+        seen.add(int(text))
         chat.page.wait_for_timeout(100)
     assert len(seen) > 3
     assert len(shown) > 10
@@ -62,7 +62,7 @@ def test_the_context_is_exact_while_it_grows(chat: ChatPage, engine: FakeEngine)
 def test_an_estimate_says_so(chat: ChatPage, engine: FakeEngine) -> None:
     engine.running.clear()
     chat.begin("Hi, how are you?")
-    expect(chat["#context"]).to_have_text("≈ 4 tokens")
+    expect(chat["#context"]).to_have_text("≈ 4")
     expect(chat["#context"]).to_have_attribute("title", "Estimated until the server has counted")
     assert eventually(lambda: engine.num_active == 1)
     engine.running.set()
@@ -80,7 +80,7 @@ def test_without_counts_the_chunks_are_counted(chat: ChatPage) -> None:
 
     chat.page.route("**/v1/chat/completions", answer)
     chat.send("Hi")
-    expect(chat["#context"]).to_have_text("≈ 31 tokens")
+    expect(chat["#context"]).to_have_text("≈ 31")
 
 
 def test_the_picture_says_that_the_state_stays(chat: ChatPage, engine: FakeEngine) -> None:
@@ -136,6 +136,18 @@ def test_bytes(chat: ChatPage, value: float, shown: str) -> None:
 @pytest.mark.parametrize(("ms", "shown"), [(0.4, "0 ms"), (999, "999 ms"), (1234, "1.23 s"), (61_234, "61.2 s")])
 def test_seconds(chat: ChatPage, ms: float, shown: str) -> None:
     assert chat.page.evaluate("shownSeconds", ms) == shown
+
+
+@pytest.mark.parametrize(("rate", "shown"), [(8.46, "8.5"), (99.6, "100"), (2400.4, "2,400")])
+def test_rates(chat: ChatPage, rate: float, shown: str) -> None:
+    assert chat.page.evaluate("shownRate", rate) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(1, "1"), (12_000, "12,000"), (3_963_136, "4 million"), (1.34e9, "1.3 billion")]
+)
+def test_counts(chat: ChatPage, number: float, shown: str) -> None:
+    assert chat.page.evaluate("shownCount", number) == shown
 
 
 def test_on_a_narrow_screen_the_picture_is_behind_a_button(open_page: OpenPage, server: AppServer) -> None:

@@ -72,7 +72,7 @@ def test_one_endless_paragraph(chat: ChatPage, engine: FakeEngine) -> None:
 
 def test_hundreds_of_messages(chat: ChatPage, engine: FakeEngine, tmp_path: Path) -> None:
     messages = [
-        {"role": ("user", "assistant")[i % 2], "content": f"Message {i}.\n\n- **one**\n- two " + "word " * 60}
+        {"role": ("user", "assistant")[i % 2], "content": f"Message {i}.\n\n- **one**\n- two " + "word " * 25}
         for i in range(NUM_MESSAGES)
     ]
     file = tmp_path / "long.json"
@@ -84,6 +84,7 @@ def test_hundreds_of_messages(chat: ChatPage, engine: FakeEngine, tmp_path: Path
     chat.page.evaluate(WATCH)
     engine.script = says("word " * 40)
     chat.send("Hi")
+    assert chat[".assistant .text"].last.inner_text() == ("word " * 40).strip()
     seen = chat.page.evaluate("seen")
     assert seen["batches"] <= seen["ms"] / 100 + 10
     # Nothing but the two new messages was made.

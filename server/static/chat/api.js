@@ -13,13 +13,16 @@ class ApiFailure extends Error {
 class Api {
   static #KEY = "remuda-chat-key";
 
+  // Where the browser keeps nothing: until the page is left.
+  #unkept = "";
+
   /** The API key of this tab, or "". */
   get key() {
-    return readStored(sessionStorage, Api.#KEY) || "";
+    return this.#unkept || readStored(sessionStorage, Api.#KEY) || "";
   }
 
   set key(key) {
-    writeStored(sessionStorage, Api.#KEY, key || null);
+    this.#unkept = writeStored(sessionStorage, Api.#KEY, key || null) ? "" : key;
   }
 
   /** The JSON at `path`. Throws ApiFailure. */

@@ -1,5 +1,5 @@
 "use strict";
-// The page: what the user does, what the server answers, and how the one changes the other.
+// The page: a conversation, the server's answers to it, and what can be done with both. Who asks for it is Controls.
 
 const TICK_MS = 100;
 const NEAR_END_PX = 80;
@@ -23,14 +23,14 @@ class App {
   #log = document.getElementById("log");
   #prompt = document.getElementById("prompt");
   #model = document.getElementById("model");
-  #settingsDialog = new SettingsDialog(this.#settings);
-  #keyDialog = new KeyDialog(this.#api, () => this.connect());
-  #help = setUpHelp();
+  settingsDialog = new SettingsDialog(this.#settings);
+  keyDialog = new KeyDialog(this.#api, () => this.connect());
+  help = setUpHelp();
 
   start() {
     this.#replace(Conversation.load());
-    this.#listen();
-    this.#showTheme();
+    new Controls(this);
+    this.showTheme();
     this.#prompt.focus();
     this.connect();
   }
@@ -48,7 +48,7 @@ class App {
       if (failure.kind === "key") this.#askForKey();
       if (failure.kind === "loading") this.#connecting = setTimeout(() => this.connect(), LOADING_RETRY_MS);
     }
-    this.#showState();
+    this.showState();
   }
 
   #show(info, names) {
@@ -66,18 +66,16 @@ class App {
 
   #showWelcome() {
     const { has_chat_template: hasTemplate, num_parameters: size, slot_bytes: state } = this.#info;
-    const millions = size / 1e6;
-    const shown = millions >= 1000 ? `${(millions / 1000).toPrecision(3)} billion` : `${Number(millions.toPrecision(2))} million`;
     document.getElementById("welcome-title").textContent = hasTemplate ? "Start a conversation" : "Begin a text";
     document.getElementById("welcome-text").textContent =
-      `${this.#info.model} has ${shown} parameters and remembers any length of context in ${shownBytes(state)}. ` +
+      `${this.#info.model} has ${shownCount(size)} parameters and remembers any length of context in ${shownBytes(state)}. ` +
       (hasTemplate ? "" : "It has no chat template: it goes on with your text, and adds nothing to it.");
     this.#prompt.placeholder = hasTemplate ? "Write a message" : "Write the beginning of a text";
     const texts = SUGGESTIONS[hasTemplate ? "chat" : "text"];
     document.getElementById("suggestions").replaceChildren(...texts.map((text) => {
       const chip = element("button", "chip", text);
       chip.type = "button";
-      chip.addEventListener("click", () => this.#send(text));
+      chip.addEventListener("click", () => this.send(text));
       return chip;
     }));
   }
@@ -94,8 +92,8 @@ class App {
     const last = conversation.messages.findLast((message) => message.figures);
     const { firstMs = null, rate = null } = last ? last.figures : {};
     this.#figures.show({ firstMs, rate, numTokens: conversation.numTokens, isEstimate: false });
-    this.#showState();
-    this.#toEnd();
+    this.showState();
+    this.toEnd();
   }
 
   #add(message) {
@@ -112,7 +110,7 @@ class App {
     for (const view of this.#views.splice(index)) view.node.remove();
   }
 
-  #send(text) {
+  send(text) {
     if (this.#turn || !this.#info || text.trim() === "") return;
     this.#add({ role: "user", content: this.#isPlain ? text : text.trim() });
     this.#prompt.value = "";
@@ -130,8 +128,8 @@ class App {
     const view = this.#add(message);
     this.#turn = turn;
     view.begin();
-    this.#showState();
-    this.#toEnd();
+    this.showState();
+    this.toEnd();
     const tick = setInterval(() => this.#tick(view), TICK_MS);
     try {
       const fields = { model: this.#model.value, ...body, ...this.#settings.request() };
@@ -164,8 +162,8 @@ class App {
     const isAtEnd = this.#isAtEnd;
     view.flush();
     this.#figures.show(this.#turn.live);
-    if (isAtEnd) this.#toEnd();
-    this.#showJump();
+    if (isAtEnd) this.toEnd();
+    this.showJump();
   }
 
   #finish(view, turn) {
@@ -175,11 +173,11 @@ class App {
     view.flush();
     view.end();
     this.#turn = null;
-    this.#showState();
+    this.showState();
     // The user may have begun another conversation.
     if (!this.#views.includes(view)) return;
     this.#figures.show(turn.live);
-    if (isAtEnd) this.#toEnd();
+    if (isAtEnd) this.toEnd();
     this.#save();
     const said = message.content.slice(0, MAX_ANNOUNCED_CHARS);
     const how = { failed: `${message.failure} `, stopped: "Stopped. " }[message.ending] || "";
@@ -190,28 +188,28 @@ class App {
     if (!this.#conversation.save()) showToast("The conversation is too long to be kept over a reload; export it.");
   }
 
-  #retry(index = this.#conversation.messages.length - 1) {
+  retry(index = this.#conversation.messages.length - 1) {
     if (this.#turn || !this.#info || this.#conversation.messages[index]?.role !== "assistant") return;
     this.#cut(index);
     this.#answer();
   }
 
-  #edit(index) {
+  edit(index) {
     if (this.#turn || document.querySelector(".editing") || this.#conversation.messages[index]?.role !== "user") return;
     this.#views[index].edit((text) => {
       if (this.#turn || !this.#info) return false;
       this.#cut(index);
-      this.#send(text);
+      this.send(text);
       return true;
     });
   }
 
-  #startAnew() {
-    this.#turn?.stop();
+  startAnew() {
+    this.stop();
     const before = this.#conversation;
     if (before.messages.length) {
       showToast("This is a new conversation.", () => {
-        this.#turn?.stop();
+        this.stop();
         this.#replace(before);
         this.#save();
       });
@@ -221,20 +219,51 @@ class App {
     this.#prompt.focus();
   }
 
-  #copyLast() {
-    const last = this.#conversation.messages.findLast((message) => message.role === "assistant" && message.content);
-    if (last) copyText(last.content);
+  /** End the answer that is coming, if one is. */
+  stop() {
+    this.#turn?.stop();
   }
 
-  #export() {
+  get isAnswering() {
+    return this.#turn !== null;
+  }
+
+  /** Which message a node of the page belongs to; -1: none. */
+  indexOf(node) {
+    return this.#views.findIndex((view) => view.node.contains(node));
+  }
+
+  copy(index) {
+    copyText(this.#conversation.messages[index].content);
+  }
+
+  copyLast() {
+    const index = this.#conversation.messages.findLastIndex(({ role, content }) => role === "assistant" && content);
+    if (index !== -1) this.copy(index);
+  }
+
+  editLast() {
+    this.edit(this.#conversation.messages.findLastIndex((message) => message.role === "user"));
+  }
+
+  /** The page is left: what has come of an answer is kept. */
+  leave() {
+    const last = this.#conversation.messages.at(-1);
+    if (!this.#turn || !last || last.ending || last.role === "user") return;
+    this.stop();
+    last.ending = "stopped";
+    this.#conversation.save();
+  }
+
+  exportFile() {
     const stamp = new Date().toISOString().slice(0, 16).replaceAll(":", "-");
     download(`remuda-chat-${stamp}.json`, this.#conversation.toFile(this.#model.value, this.#settings.system));
   }
 
-  async #import(file) {
+  async importFile(file) {
     try {
       const { conversation, system } = await readConversation(file);
-      this.#turn?.stop();
+      this.stop();
       this.#settings.typed.system = system;
       this.#settings.save();
       this.#replace(conversation);
@@ -247,7 +276,7 @@ class App {
   }
 
   #askForKey() {
-    this.#keyDialog.open(this.#api.key
+    this.keyDialog.open(this.#api.key
       ? "The server does not know the key that was given. Give another."
       : "This server asks for an API key.");
   }
@@ -259,7 +288,7 @@ class App {
   }
 
   /** What depends on whether an answer is coming, and on whether there are messages. */
-  #showState() {
+  showState() {
     const isBusy = this.#turn !== null;
     document.body.classList.toggle("busy", isBusy);
     document.getElementById("send").hidden = isBusy;
@@ -267,10 +296,10 @@ class App {
     document.getElementById("stop").hidden = !isBusy;
     document.getElementById("welcome").hidden = this.#views.length > 0;
     document.getElementById("export").disabled = isBusy || this.#views.length === 0;
-    this.#showJump();
+    this.showJump();
   }
 
-  #showTheme() {
+  showTheme() {
     document.getElementById("theme").setAttribute("aria-label", Theme.isDark ? "Light theme" : "Dark theme");
   }
 
@@ -278,98 +307,12 @@ class App {
     return this.#log.scrollHeight - this.#log.scrollTop - this.#log.clientHeight < NEAR_END_PX;
   }
 
-  #toEnd() {
+  toEnd() {
     this.#log.scrollTop = this.#log.scrollHeight;
   }
 
-  #showJump() {
+  showJump() {
     document.getElementById("jump").hidden = this.#isAtEnd;
-  }
-
-  #listen() {
-    const on = (id, type, handler) => document.getElementById(id).addEventListener(type, handler);
-    on("composer", "submit", (event) => {
-      event.preventDefault();
-      this.#send(this.#prompt.value);
-    });
-    on("prompt", "input", () => {
-      fitHeight(this.#prompt);
-      this.#showState();
-    });
-    on("prompt", "keydown", (event) => this.#onPromptKey(event));
-    on("stop", "click", () => this.#turn?.stop());
-    on("new", "click", () => this.#startAnew());
-    on("open-settings", "click", () => this.#settingsDialog.open());
-    on("settings", "close", () => this.#showTheme());
-    on("theme", "click", () => {
-      Theme.choice = Theme.isDark ? "light" : "dark";
-      this.#showTheme();
-    });
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#showTheme());
-    on("menu", "click", () => document.getElementById("menu").hidePopover());
-    on("export", "click", () => this.#export());
-    on("import", "click", () => document.getElementById("file").click());
-    on("open-key", "click", () => this.#keyDialog.open("Servers that were started with keys ask for one."));
-    on("open-help", "click", () => this.#help.showModal());
-    on("file", "change", (event) => {
-      if (event.target.files.length) this.#import(event.target.files[0]);
-      event.target.value = "";
-    });
-    on("jump", "click", () => this.#toEnd());
-    on("show-chart", "click", (event) => {
-      const isShown = document.getElementById("figures").classList.toggle("open");
-      event.target.setAttribute("aria-expanded", String(isShown));
-    });
-    document.querySelector("#notice button").addEventListener("click", () => this.connect());
-    this.#log.addEventListener("scroll", () => this.#showJump(), { passive: true });
-    this.#log.addEventListener("click", (event) => this.#onLogClick(event));
-    document.addEventListener("keydown", (event) => this.#onKey(event));
-    // What has come of an answer is kept also where the page is left before its end.
-    addEventListener("pagehide", () => {
-      if (!this.#turn) return;
-      this.#turn.stop();
-      this.#conversation.messages.at(-1).ending = "stopped";
-      this.#conversation.save();
-    });
-  }
-
-  #onLogClick(event) {
-    const button = event.target.closest("button");
-    if (!button) return;
-    if (button.classList.contains("copy-code")) copyText(button.closest(".code").querySelector("code").textContent);
-    const index = this.#views.findIndex((view) => view.node.contains(button));
-    if (button.dataset.action === "copy") copyText(this.#conversation.messages[index].content);
-    if (button.dataset.action === "retry") this.#retry(index);
-    if (button.dataset.action === "edit") this.#edit(index);
-  }
-
-  #onPromptKey(event) {
-    // Enter ends the composition of a character first.
-    if (event.isComposing) return;
-    if (event.key === "Enter" && !event.shiftKey && !event.altKey) {
-      event.preventDefault();
-      this.#send(this.#prompt.value);
-    } else if (event.key === "ArrowUp" && this.#prompt.value === "") {
-      event.preventDefault();
-      this.#edit(this.#conversation.messages.findLastIndex((message) => message.role === "user"));
-    }
-  }
-
-  #onKey(event) {
-    if (event.isComposing || document.querySelector("dialog[open], :popover-open")) return;
-    const isCommand = event.ctrlKey || event.metaKey;
-    const isTyping = event.target.matches("input, textarea, select");
-    let act = null;
-    if (event.key === "Escape" && this.#turn) act = () => this.#turn.stop();
-    else if (isCommand && event.shiftKey && event.key === "Enter") act = () => this.#retry();
-    else if (isCommand && event.shiftKey && event.key.toLowerCase() === "l") act = () => this.#copyLast();
-    else if (isCommand && event.shiftKey && event.key.toLowerCase() === "o") act = () => this.#startAnew();
-    else if (isCommand && event.key === ".") act = () => this.#settingsDialog.open();
-    else if (isCommand && event.key === "/") act = () => this.#help.showModal();
-    else if (event.key === "/" && !isCommand && !isTyping) act = () => this.#prompt.focus();
-    if (!act) return;
-    event.preventDefault();
-    act();
   }
 }
 

@@ -16,8 +16,19 @@ function shownBytes(bytes) {
   return `${i && value < 99.5 ? Number(value.toPrecision(3)) : Math.round(value)} ${units[i]}`;
 }
 
+/** A number for a sentence: 12,000, 4 million, 1.3 billion. */
+function shownCount(number) {
+  const [unit, name] = number < 1e6 ? [1, ""] : number < 1e9 ? [1e6, " million"] : [1e9, " billion"];
+  return `${unit === 1 ? number.toLocaleString("en") : Number((number / unit).toPrecision(2))}${name}`;
+}
+
 function shownSeconds(ms) {
   return ms < 999.5 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(ms < 9995 ? 2 : 1)} s`;
+}
+
+/** Tokens a second: 8.5, 131, 2,400. */
+function shownRate(rate) {
+  return rate < 99.5 ? rate.toFixed(1) : Math.round(rate).toLocaleString("en");
 }
 
 /** The next of 1, 2, 5, 10, 20 … that is not below. */
@@ -54,10 +65,10 @@ class Figures {
 
   /** firstMs, rate, numTokens: null where unknown. isEstimate: of numTokens, until the server has counted. */
   show({ firstMs, rate, numTokens, isEstimate }) {
-    this.#cells.rate.textContent = rate === null ? "–" : rate.toFixed(rate < 99.5 ? 1 : 0);
+    this.#cells.rate.textContent = rate === null ? "–" : shownRate(rate);
     this.#cells.first.textContent = firstMs === null ? "–" : shownSeconds(firstMs);
     const count = numTokens === null ? "–" : `${isEstimate ? "≈ " : ""}${numTokens.toLocaleString("en")}`;
-    this.#cells.context.replaceChildren(count, element("span", "unit", numTokens === null ? "" : " tokens"));
+    this.#cells.context.textContent = count;
     this.#cells.context.title = isEstimate ? "Estimated until the server has counted" : "";
     if (this.#info) this.#showMemory(numTokens || 0);
   }

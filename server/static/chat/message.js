@@ -114,7 +114,7 @@ class MessageView {
     const { figures, ending } = this.message;
     const parts = [];
     if (figures && figures.answerTokens) parts.push(`${figures.answerTokens.toLocaleString("en")} tokens`);
-    if (figures && figures.rate) parts.push(`${figures.rate.toFixed(1)} a second`);
+    if (figures && figures.rate) parts.push(`${shownRate(figures.rate)} a second`);
     if (figures && figures.firstMs) parts.push(`first after ${shownSeconds(figures.firstMs)}`);
     if (ENDINGS[ending]) parts.push(ENDINGS[ending]);
     return parts.join(" · ");
