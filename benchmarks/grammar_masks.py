@@ -6,6 +6,7 @@ Usage: python benchmarks/grammar_masks.py [--vocab 50000] [--tokens 400]
 
 import argparse
 import json
+import os
 import random
 import re
 import statistics
@@ -16,12 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import llguidance
 import numpy as np
 import torch
+from llguidance.numpy import fill_next_token_bitmask_par
 
 from remuda.engine.grammar import Grammar
 from remuda.engine.grammar_compiler import GrammarCompiler
-from remuda.engine.guide import Guide, banned
+from remuda.engine.guide import Guide, banned, masks
 from report import report
 
 PERSON = {
@@ -47,6 +50,9 @@ GRAMMARS = {
     "choice of 100": Grammar("lark", "start: " + " | ".join(f'"label number {i}"' for i in range(100))),
     "Lark arithmetic": Grammar("grammar", 'start: e\ne: t (("+" | "-") t)*\nt: /[0-9]+/ | "(" e ")"'),
 }
+
+
+NUM_GUIDED = 64
 
 
 def vocabulary(size: int) -> list[bytes]:
@@ -81,7 +87,7 @@ def measure(compiler: GrammarCompiler, tokens: list[bytes], name: str, num_token
     logits = torch.zeros(size)
     guide = Guide(first, size, frozenset({0}))
     for _ in range(num_tokens):
-        words = timed(masking, lambda guide=guide: guide.mask(1))
+        words = timed(masking, lambda guide=guide: masks([guide], [1])[0])
         timed(applying, lambda words=words: logits.masked_fill_(torch.from_numpy(banned(words, size)), -torch.inf))
         logits.zero_()
         token = int(rng.choice(np.flatnonzero(~banned(words, size))))
@@ -98,6 +104,35 @@ def measure(compiler: GrammarCompiler, tokens: list[bytes], name: str, num_token
         "mask p99 us": float(np.percentile(masking, 99)),
         "accept us": statistics.median(accepting),
         "apply us": statistics.median(applying),
+    }
+
+
+def measure_many(compiler: GrammarCompiler, size: int, name: str, num_steps: int = 60) -> dict[str, Any]:
+    """Steps of 64 sequences at random places of a grammar: all masks, one by one or together."""
+    rng, grammar = random.Random(2), GRAMMARS[name]
+    nums = [1] * NUM_GUIDED
+    executor = llguidance.LLExecutor()
+    times: dict[str, list[float]] = {"one by one": [], "together": [], "threads": []}
+    guides = [Guide(compiler.matcher(grammar), size, frozenset({0})) for _ in nums]
+    for _ in range(num_steps):
+        copies = [[(guide._matcher.deep_copy(), i) for i, guide in enumerate(guides)] for _ in range(2)]
+        wide = np.zeros((NUM_GUIDED, -(-(size + 1) // 32)), dtype=np.int32)
+        ways: list[tuple[str, Callable[[], Any]]] = [
+            ("one by one", lambda: [np.frombuffer(m.compute_bitmask(), dtype=np.uint32) for m, _ in copies[0]]),  # noqa: B023
+            ("threads", lambda: fill_next_token_bitmask_par(executor, copies[1], wide)),  # noqa: B023
+            ("together", lambda: masks(guides, nums)),
+        ]
+        found = {way: timed(times[way], run) for way, run in rng.sample(ways, 3)}
+        for i, words in enumerate(found["together"]):
+            token = int(rng.choice(np.flatnonzero(~banned(words, size))))
+            if token != 0:
+                guides[i].accept(token)
+            if token == 0 or guides[i].is_finished:
+                guides[i] = Guide(compiler.matcher(grammar), size, frozenset({0}))
+    return {"grammar": name} | {
+        f"{way} {label}": round(float(np.percentile(found, share)))
+        for way, found in times.items()
+        for label, share in (("us", 50), ("p90", 90))
     }
 
 
@@ -119,6 +154,14 @@ def main() -> None:
         [
             f"the first grammar of all, which prepares the vocabulary, took {first_ms:.0f} ms",
             "start: of a known grammar; mask, accept, apply: for each token, medians of random texts",
+        ],
+    )
+    report(
+        f"a step of {NUM_GUIDED} guided sequences",
+        [measure_many(compiler, options.vocab, name) for name in GRAMMARS],
+        [
+            f"load of the last minute {os.getloadavg()[0]:.1f}",
+            "one by one: by llguidance alone; threads: by its executor; together: whole masks, stop ids and all",
         ],
     )
 

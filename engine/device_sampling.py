@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from remuda.engine.guide import masks
 from remuda.engine.packing import PackedStep
 from remuda.engine.sequence import SEED_STRIDE, Sequence
 from remuda.engine.transfer import upload
@@ -63,11 +64,11 @@ class DeviceSampling:
 
     def set_masks(self, sequences: list[Sequence]) -> None:
         """Before they draw: what those of `sequences` that follow a grammar may draw next."""
-        guided = [(s.slot, s.guide.mask(s.num_tokens)) for s in sequences if s.guide is not None]
+        guided = [(s, s.guide) for s in sequences if s.guide is not None]
         if guided:
-            slots = np.array([slot for slot, _ in guided], dtype=np.int64)
-            masks = np.stack([mask for _, mask in guided]).view(np.int32)
-            index, rows = upload([slots, masks], self.table.masks.device)
+            slots = np.array([sequence.slot for sequence, _ in guided], dtype=np.int64)
+            found = masks([guide for _, guide in guided], [sequence.num_tokens for sequence, _ in guided])
+            index, rows = upload([slots, found.view(np.int32)], self.table.masks.device)
             self.table.masks.index_copy_(0, index, rows)
 
     def warm_up(self, pads: torch.Tensor) -> None:

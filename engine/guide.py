@@ -1,5 +1,6 @@
-"""One sequence's place in its grammar: which tokens may come next, and whether the text is complete. No torch."""
+"""Sequences' places in their grammars: which tokens may come next, and whether a text is complete. No torch."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 # Bits of a word of a mask.
 WORD_BITS: Final = 32
+_ALL: Final = np.uint32(0xFFFFFFFF)
 
 Words = npt.NDArray[np.uint32]
 
@@ -28,7 +30,7 @@ class Guide:
     is complete, and nothing may follow it.
     """
 
-    __slots__ = ("_matcher", "_min_tokens", "_stop_ids", "_vocab_size", "error", "is_finished")
+    __slots__ = ("_matcher", "_min_tokens", "_stop_bits", "_vocab_size", "error", "is_finished")
 
     def __init__(
         self, matcher: "llguidance.LLMatcher", vocab_size: int, stop_ids: frozenset[int], min_tokens: int = 0
@@ -39,38 +41,33 @@ class Guide:
         """
         self._matcher = matcher
         self._vocab_size = vocab_size
-        self._stop_ids = np.array(sorted(stop_ids), dtype=np.int64)
+        self._stop_bits = [(i // WORD_BITS, np.uint32(1 << i % WORD_BITS)) for i in sorted(stop_ids)]
         self._min_tokens = min_tokens
         self.error: str | None = None
         self.is_finished = False
 
-    def mask(self, num_tokens: int) -> Words:
-        """Bits of the ids that may come after `num_tokens` tokens, lowest first, (num_words,) uint32.
-
-        Never all zero: where nothing may come, `error` or `is_finished` says so, and every bit is set.
-        Stop ids are allowed where the text may end and `min_tokens` are there, or where nothing else is possible.
-        """
-        words = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint32)[
-            : num_words(self._vocab_size)
-        ].copy()
+    def _settle(self, words: Words, num_tokens: int) -> None:
+        """Make a mask, (num_words,), of what the matcher has written there, in place."""
         if self._matcher.is_error():
             self._fail()
-            return np.full_like(words, 0xFFFFFFFF)
+            words[:] = _ALL
+            return
         if self._vocab_size % WORD_BITS:
             # Above the vocabulary stands the bit of the end.
             words[-1] &= np.uint32((1 << self._vocab_size % WORD_BITS) - 1)
-        may_end = self._matcher.is_accepting()
         if num_tokens < self._min_tokens:
             others = words.copy()
-            _clear(others, self._stop_ids)
+            for word, bit in self._stop_bits:
+                others[word] &= ~bit
             if others.any():
-                return others
-        if may_end:
-            _set(words, self._stop_ids)
+                words[:] = others
+                return
+        if self._matcher.is_accepting():
+            for word, bit in self._stop_bits:
+                words[word] |= bit
         if not words.any():
             self.is_finished = True
-            return np.full_like(words, 0xFFFFFFFF)
-        return words
+            words[:] = _ALL
 
     def accept(self, token: int) -> None:
         """Go on by a token that is no stop id."""
@@ -83,12 +80,23 @@ class Guide:
         self.error = f"the grammar cannot be followed any further: {shorten_reason(self._matcher.get_error())}"
 
 
-def _set(words: Words, ids: npt.NDArray[np.int64]) -> None:
-    np.bitwise_or.at(words, ids // WORD_BITS, np.uint32(1) << (ids % WORD_BITS).astype(np.uint32))
+def masks(guides: Sequence[Guide], nums_tokens: Sequence[int]) -> Words:
+    """For guides of one vocabulary, bits of the ids that may come after so many tokens of each, lowest first.
 
-
-def _clear(words: Words, ids: npt.NDArray[np.int64]) -> None:
-    np.bitwise_and.at(words, ids // WORD_BITS, ~(np.uint32(1) << (ids % WORD_BITS).astype(np.uint32)))
+    (G, num_words) uint32. None is all zero: where nothing may come, the guide's `error` or `is_finished` says so,
+    and every bit is set. Stop ids are allowed where the text may end and `min_tokens` are there, or where nothing
+    else is possible.
+    """
+    vocab_size = guides[0]._vocab_size
+    # The matchers know of one id more, the end's.
+    found = np.zeros((len(guides), num_words(vocab_size + 1)), dtype=np.uint32)
+    place, num_bytes = found.ctypes.data, found.strides[0]
+    for i, guide in enumerate(guides):
+        guide._matcher.unsafe_compute_mask_ptr(place + i * num_bytes, num_bytes)
+    found = np.ascontiguousarray(found[:, : num_words(vocab_size)])
+    for words, guide, num_tokens in zip(found, guides, nums_tokens, strict=True):
+        guide._settle(words, num_tokens)
+    return found
 
 
 def banned(words: Words, vocab_size: int) -> npt.NDArray[np.bool_]:

@@ -5,7 +5,7 @@ from typing import Final
 
 import torch
 
-from remuda.engine.guide import banned
+from remuda.engine.guide import Words, banned, masks
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.sequence import Sequence, TokenCounts
 from remuda.engine.wire import TokenLogprobs
@@ -44,9 +44,10 @@ class Sampler:
             for i, sequence in enumerate(sequences)
             if sequence.request.params.logprobs is not None and healthy[i]
         }
+        words = _masks_by_row(sequences, healthy)
         for i, sequence in enumerate(sequences):
             if healthy[i] and _is_adjusted(sequence):
-                self._adjust(logits[i], sequence)
+                self._adjust(logits[i], sequence, words.get(i))
         tokens: list[int] = logits.argmax(dim=1).tolist()
         drawn = [i for i, s in enumerate(sequences) if healthy[i] and not _is_greedy(s.request.params)]
         for kind in (False, True):
@@ -77,8 +78,11 @@ class Sampler:
             drawn = torch.zeros(self._vocab_size, dtype=torch.int32, device=device)
             sequence.counts = TokenCounts(in_prompt.to(device), drawn)
 
-    def _adjust(self, row: torch.Tensor, sequence: Sequence) -> None:
-        """Penalties, biases, held-back stop tokens and grammars, in place on one row (V,)."""
+    def _adjust(self, row: torch.Tensor, sequence: Sequence, words: Words | None) -> None:
+        """Penalties, biases, held-back stop tokens and grammars, in place on one row (V,).
+
+        words: the mask of a sequence that follows a grammar.
+        """
         params = sequence.request.params
         counts = sequence.counts
         if counts is not None:
@@ -89,12 +93,20 @@ class Sampler:
             row.sub_(params.frequency_penalty * counts.drawn + params.presence_penalty * (counts.drawn > 0))
         if params.logit_bias:
             row[list(params.logit_bias)] += torch.tensor(list(params.logit_bias.values()), device=row.device)
-        if sequence.guide is not None:
-            words = sequence.guide.mask(sequence.num_tokens)
+        if words is not None:
             row.masked_fill_(torch.from_numpy(banned(words, len(row))).to(row.device), -torch.inf)
         elif sequence.num_tokens < params.min_tokens:
             held = params.stop_token_ids if params.ignore_eos else params.stop_token_ids + self._eos_token_ids
             row[list(held)] = -torch.inf
+
+
+def _masks_by_row(sequences: list[Sequence], healthy: list[bool]) -> dict[int, Words]:
+    """The masks of the healthy rows whose sequences follow grammars."""
+    guided = [(i, s, s.guide) for i, s in enumerate(sequences) if s.guide is not None and healthy[i]]
+    if not guided:
+        return {}
+    found = masks([guide for _, _, guide in guided], [sequence.num_tokens for _, sequence, _ in guided])
+    return {i: words for (i, _, _), words in zip(guided, found, strict=True)}
 
 
 def _is_adjusted(sequence: Sequence) -> bool:

@@ -23,27 +23,26 @@ class EngineSnapshot:
         self._stats = stats
         self._restarts = restarts
         self._is_ready = is_ready
-        self._server_resident_bytes: int | None = None
+        self._server_resident_bytes = 0
 
     def render(self, server_resident_bytes: int) -> bytes:
         """The snapshot in Prometheus' text format, with what the other processes hold of the host's memory."""
         import prometheus_client as client
 
-        # Not a Gauge: with several processes each writes its own to the files that all workers read.
-        self._server_resident_bytes = server_resident_bytes
         registry = client.CollectorRegistry()
+        self._server_resident_bytes = server_resident_bytes
         registry.register(self)
         return client.generate_latest(registry)
 
     def collect(self) -> Iterator["Metric"]:
         """The metrics, for prometheus_client."""
         yield _gauge("engine_up", "1 while the engine serves.", int(self._is_ready))
-        if self._server_resident_bytes is not None:
-            text = "Host memory of the server's processes but the engine."
-            yield _gauge("server_resident_memory_bytes", text, self._server_resident_bytes)
         restarts = self._restarts
         yield _counter("engine_restarts", "Times that the engine process was started again.", restarts.num_engine)
         yield _counter("api_worker_restarts", "Times that an API worker was started again.", restarts.num_workers)
+        # No Gauge: one would have a file of its own, which the metrics of all workers would tell of as well.
+        text = "Host memory of the server's processes but the engine."
+        yield _gauge("server_resident_memory_bytes", text, self._server_resident_bytes)
         if self._info is not None:
             yield from _of_info(self._info)
         if self._stats is not None:

@@ -27,7 +27,7 @@ FULL: Tests = {
     "slowloris": lambda: connections.slowloris(1000),
     "overload": lambda: load.overload(15),
     "full_pool": load.full_pool,
-    "soak": lambda: load.soak(30, 60),
+    "soak": lambda: load.soak(300, 300),
 }
 # Under a minute on two cores.
 SHORT: Tests = {

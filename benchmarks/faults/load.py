@@ -174,17 +174,20 @@ def soak(warm_up_s: float, seconds: float) -> list[Row]:
         server.wait_until_ready(10)
         server.note_rest()
         before = resident()
-        _mix_for(seconds, server)
+        num_requests = _mix_for(seconds, server)
         after = resident()
+        test = f"soak, {seconds:g} s, {num_requests:,} requests"
         rows = [
-            at_most(f"soak, {seconds:g} s: growth of {name}", 100 * (after[name] / before[name] - 1), 1.0, "%")
+            at_most(f"{test}: growth of {name}", 100 * (after[name] / before[name] - 1), 1.0, "%")
             for name in before
         ]
         return [*rows, at_rest("soak", server.unrest())]
 
 
-def _mix_for(seconds: float, server: Server) -> None:
-    until, seed = time.monotonic() + seconds, 0
+def _mix_for(seconds: float, server: Server) -> int:
+    """Returns how many requests there were."""
+    until, seed, num_requests = time.monotonic() + seconds, 0, 0
     while time.monotonic() < until:
-        asyncio.run(_wave(server, 64, 4, seed))
+        num_requests += asyncio.run(_wave(server, 64, 4, seed)).total()
         seed += 1
+    return num_requests

@@ -1,12 +1,9 @@
-"""A real server under test: its processes, what they hold at rest, and whether it is at rest again."""
+"""A real server under test: what its processes hold at rest, and whether it is at rest again."""
 
 import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +13,7 @@ from typing import Any, Final, Self
 import psutil
 
 from benchmarks.faults.probe import EngineProbe
+from benchmarks.faults.server_process import ServerProcess
 
 # A request with a fixed seed: whatever has happened before, its answer has the same bytes.
 _CANARY: Final = {"model": "demo", "prompt": "Once upon a time", "max_tokens": 32, "temperature": 1.0, "seed": 7}
@@ -24,22 +22,12 @@ _START_S: Final = 300.0
 _MAX_POOL_THREADS: Final = min(32, (os.cpu_count() or 1) + 4)
 
 
-class Server:
-    """`remuda serve demo` with these arguments; ready once constructed, ended with the block."""
+class Server(ServerProcess):
+    """`remuda serve demo` with these arguments; ended with the block."""
 
     def __init__(self, num_slots: int, *arguments: str) -> None:
+        super().__init__("demo", "--num-slots", str(num_slots), *arguments)
         self.num_slots = num_slots
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        command = [sys.executable, "-c", "from remuda.server.cli import main; main()", "serve", "demo"]
-        command += ["--port", "0", "--num-slots", str(num_slots), *arguments]
-        began = time.monotonic()
-        self.process = subprocess.Popen(command, stderr=self._log, stdin=subprocess.DEVNULL)
-        while (found := re.search(r"ready at http://([\d.]+):(\d+)", self.log)) is None:
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() - began < _START_S, self.log
-            time.sleep(0.05)
-        self.start_s = time.monotonic() - began
-        self.host, self.port = found[1], int(found[2])
         self.ready_path = "/health" if self.get("/ready") == 404 else "/ready"
         self.canary = self.ask_canary()
         self._at_rest: dict[str, tuple[int, int, int]] = {}
@@ -51,23 +39,6 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
-
-    @property
-    def log(self) -> str:
-        """What it has written to stderr."""
-        self._log.seek(0)
-        return self._log.read()
-
-    @property
-    def engine(self) -> psutil.Process:
-        """The engine process."""
-        (found,) = children_running(self.process.pid, "remuda.engine.process")
-        return found
-
-    @property
-    def workers(self) -> list[psutil.Process]:
-        """The API workers."""
-        return children_running(self.process.pid, "remuda.server.worker")
 
     def get(self, path: str, timeout_s: float = 10.0) -> int:
         """The status of one GET on a connection of its own; 0 where nobody answers."""
@@ -161,21 +132,7 @@ class Server:
     def stop(self, number: int = signal.SIGTERM) -> int:
         """End it; returns the exit code. Nothing of it may be left."""
         family = psutil.Process(self.process.pid).children() if self.process.poll() is None else []
-        if self.process.poll() is None:
-            os.kill(self.process.pid, number)
-        code = self.process.wait(60)
+        code = super().stop(number)
         _, left = psutil.wait_procs(family, timeout=10)
         assert not left, f"processes are left: {left}"
         return code
-
-
-def children_running(pid: int, module: str) -> list[psutil.Process]:
-    """The children of a process that run a Python module."""
-    found = []
-    for child in psutil.Process(pid).children():
-        try:
-            found += [child] if module in child.cmdline() else []
-        except psutil.Error:
-            # A zombie, until the parent looks.
-            continue
-    return found

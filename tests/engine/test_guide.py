@@ -12,7 +12,7 @@ from remuda.engine.checkpoint.tokenizer_files import character_tokenizer
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.grammar import MAX_GRAMMAR_CHARS, MAX_REGEX_CHARS, Grammar, token_bytes
 from remuda.engine.grammar_compiler import GrammarCompiler
-from remuda.engine.guide import Guide, banned
+from remuda.engine.guide import Guide, banned, masks
 from remuda.engine.tokenizer import TokenIdTokenizer, Tokenizer, load_tokenizer
 
 # Single bytes, pieces that overlap, half a character, one without text; not a multiple of 32.
@@ -31,7 +31,7 @@ def guide_of(grammar: Grammar, stop_ids: frozenset[int] = frozenset({EOS}), min_
 
 
 def allowed(guide: Guide, num_tokens: int = 0) -> set[int]:
-    return set(np.flatnonzero(~banned(guide.mask(num_tokens), V)).tolist())
+    return set(np.flatnonzero(~banned(masks([guide], [num_tokens])[0], V)).tolist())
 
 
 def as_regex(texts: list[str]) -> Grammar:
@@ -102,6 +102,41 @@ def test_a_token_that_is_not_allowed_is_an_error_and_harms_no_other() -> None:
     second.accept(TOKENS.index(b"abc"))
     assert second.is_finished
     assert second.error is None
+
+
+@pytest.mark.parametrize("vocab_size", [V, 32, 64])
+def test_masks_of_several_are_those_of_each(vocab_size: int) -> None:
+    """Also of one that fails, one that has ended, and one whose end is held back; nobody's changes another's."""
+    tokens = [*TOKENS, *(bytes([i]) for i in range(128, 192))][:vocab_size]
+    compiler = compiler_of(tokens)
+    lark = Grammar("grammar", 'start: "a" ("b" | "c")*')
+    texts = [
+        (lark, b""),
+        (lark, b"abc"),
+        (Grammar("regex", "a?"), b"a"),
+        (lark, b"11"),
+        (lark, b"a"),
+        (lark, b"ab"),
+    ]
+
+    def guides() -> list[Guide]:
+        made = []
+        for i, (grammar, text) in enumerate(texts):
+            guide = Guide(compiler.matcher(grammar), vocab_size, frozenset({EOS, 3}), min_tokens=9 * (i == 4))
+            for byte in text:
+                guide.accept(tokens.index(bytes([byte])))
+            made.append(guide)
+        return made
+
+    together, alone = guides(), guides()
+    nums = [2] * len(texts)
+    found = masks(together, nums)
+    assert found.shape == (len(texts), -(-vocab_size // 32))
+    for row, guide, same, num_tokens in zip(found, together, alone, nums, strict=True):
+        assert (row == masks([same], [num_tokens])[0]).all()
+        assert (guide.error, guide.is_finished) == (same.error, same.is_finished)
+    assert [guide.error is None for guide in together] == [True, True, True, False, True, True]
+    assert len({row.tobytes() for row in found}) > 3
 
 
 @pytest.mark.parametrize(
@@ -203,7 +238,7 @@ def test_bytes_of_a_model_of_characters() -> None:
     guide = Guide(compiler.matcher(Grammar("regex", "aé{1,2}<")), 8, frozenset())
     for token, following in ((1, {2}), (2, {2, 4}), (2, {4})):
         guide.accept(token)
-        assert set(np.flatnonzero(~banned(guide.mask(1), 8)).tolist()) == following
+        assert set(np.flatnonzero(~banned(masks([guide], [1])[0], 8)).tolist()) == following
     guide.accept(4)
     assert guide.is_finished
     with pytest.raises(InvalidRequestError, match="no text that this model can write"):

@@ -1,13 +1,6 @@
 """Fixtures: the app over a scripted engine, a real server process on the demo model, and clients for both."""
 
 import contextlib
-import os
-import re
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
 
 import httpx2
@@ -15,7 +8,7 @@ import openai
 import psutil
 import pytest
 
-from benchmarks.faults.server import children_running
+from benchmarks.faults import server_process
 from tests.server.fakes import AppServer, FakeEngine, eventually
 
 
@@ -52,47 +45,8 @@ def client(server: AppServer) -> Iterator[openai.OpenAI]:
         yield found
 
 
-class ServerProcess:
-    """`remuda serve` as a process, on a free port. Ready once constructed; `stop` ends it and its engine."""
-
-    def __init__(self, *arguments: str, start_s: float = 300, environment: dict[str, str] | None = None) -> None:
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        command = [sys.executable, "-c", "from remuda.server.cli import main; main()", "serve", "--port", "0"]
-        self.process = subprocess.Popen(
-            [*command, *arguments],
-            stderr=self._log,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **(environment or {})},
-        )
-        deadline = time.monotonic() + start_s
-        while (found := re.search(r"ready at (https?://[\w.:\[\]]+)", self.log)) is None:
-            assert self.process.poll() is None, self.log
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.05)
-        self.url = found[1]
-
-    @property
-    def log(self) -> str:
-        """What it has written to stderr."""
-        self._log.seek(0)
-        return self._log.read()
-
-    @property
-    def engine(self) -> psutil.Process:
-        """The engine process."""
-        (found,) = children_running(self.process.pid, "remuda.engine.process")
-        return found
-
-    @property
-    def workers(self) -> list[psutil.Process]:
-        """The API workers."""
-        return children_running(self.process.pid, "remuda.server.worker")
-
-    @property
-    def http_processes(self) -> list[psutil.Process]:
-        """All processes of the server but the engine."""
-        root, engine = psutil.Process(self.process.pid), self.engine
-        return [root, *(process for process in root.children(recursive=True) if process != engine)]
+class ServerProcess(server_process.ServerProcess):
+    """A server as a process, and clients for it."""
 
     def openai(self) -> openai.OpenAI:
         """The official client, to be closed."""
@@ -101,15 +55,6 @@ class ServerProcess:
     def http(self) -> httpx2.Client:
         """A plain HTTP client, to be closed."""
         return httpx2.Client(base_url=self.url, timeout=60)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal; returns the exit code."""
-        if self.process.poll() is None:
-            os.kill(self.process.pid, number)
-        try:
-            return self.process.wait(60)
-        finally:
-            self._log.close()
 
 
 @contextlib.contextmanager

@@ -192,6 +192,33 @@ def test_several_workers_are_added_up(tmp_path: Path) -> None:
         forget_process(environment, int(pid))
 
 
+SCRAPED = """
+import sys
+from remuda.server.engine_metrics import EngineSnapshot
+from remuda.server.metrics import ServerMetrics
+from remuda.server.restart_budget import Restarts
+metrics = ServerMetrics()
+for _ in range(2):
+    text = metrics.render() + EngineSnapshot(None, None, Restarts(), is_ready=False).render(5)
+sys.stdout.write(text.decode())
+"""
+
+
+def test_a_scrape_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The second names each metric once, as the first, and no file is there for what is asked at each."""
+    environment = {"PYTHONPATH": ":".join(sys.path), **shared_metrics(tmp_path)}
+    command = [sys.executable, "-c", SCRAPED]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    names = re.findall(r"^# TYPE (\S+)", text, re.M)
+    assert len(set(names)) == len(names)
+    assert "\nremuda:server_resident_memory_bytes 5.0\n" in text
+    assert {path.name.rpartition("_")[0] for path in tmp_path.iterdir()} <= {
+        "counter",
+        "histogram",
+        "gauge_liveall",
+    }
+
+
 def test_the_page_of_metrics_is_complete(http: httpx2.Client) -> None:
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     kinds = dict(re.findall(r"^# TYPE remuda:(\S+) (\S+)$", http.get("/metrics").text, re.M))
