@@ -112,7 +112,8 @@ def phone_svg(plot: Plot) -> str:
 
 def _svg(plot: Plot, kind: str) -> str:
     with rc_context(_STYLE):
-        made = Figure(figsize=(_WIDTHS[kind] / 72, _HEIGHTS[kind] / 72), layout="constrained")
+        size = (_WIDTHS[kind] / 72, _HEIGHTS[kind] / 72)
+        made = Figure(figsize=size, dpi=72, layout="constrained")
         FigureCanvasSVG(made)
         axes = made.add_subplot()
         axes.spines[["top", "right", "left"]].set_visible(False)
