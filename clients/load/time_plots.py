@@ -124,6 +124,8 @@ def requests_plot(result: LoadResult) -> Plot | None:
             alpha=0.55,
             mew=0,
         )
+        if not well:
+            axes.set_yticks([])
         _mark_failures(axes, failed)
         _mark_stages(axes, result.stages)
         name_axes(axes, "time when the request was due, s", f"time to first token, {unit}")
