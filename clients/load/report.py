@@ -92,7 +92,7 @@ def _warnings(result: LoadResult) -> Markup:
     if not notes:
         return NOTHING
     items = [tag("li", note) for note in notes]
-    return tag("aside", tag("h2", "Read this first"), tag("ul", *items), class_="warnings")
+    return tag("div", tag("h2", "Read this first"), tag("ul", *items), class_="warnings", role="note")
 
 
 def _cards(result: LoadResult) -> Markup:

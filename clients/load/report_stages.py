@@ -72,12 +72,16 @@ def _load(result: LoadResult) -> Markup:
 
 
 def _stage_table(stages: Sequence[Stage]) -> Markup:
-    """One row a stage, of all measures that some stage has."""
+    """One row a stage, of all measures that some stage has: how much, then how long."""
     shown = [one for one in STAGE_MEASURES if any(one.get(stage) is not None for stage in stages)]
-    rows = [(stage.label, *(one.write(one.get(stage)) for one in shown)) for stage in stages]
-    made = table(units.counted(len(stages), "load"), ["", *(one.name for one in shown)], rows)
+    tables = []
+    for name, is_time in (("Throughput", False), ("Latency", True)):
+        columns = [one for one in shown if (one.write is units.duration) == is_time]
+        rows = [(stage.label, *(one.write(one.get(stage)) for one in columns)) for stage in stages]
+        if columns:
+            tables.append(table(name, ["", *(one.name for one in columns)], rows))
     words = f"{SHORT_NAMES}. p50: half took at most so long; p99: 99 % did."
-    return tag("div", made, tag("p", words, class_="note"), class_="panel")
+    return tag("div", *tables, tag("p", words, class_="note"), class_="panel")
 
 
 def _latencies(result: LoadResult) -> Markup:
