@@ -97,7 +97,7 @@ def figure(plot: Plot, *below: str) -> Markup:
     label = f"{plot.title}. {plot.says}"
     pictures = [
         Markup(svg.replace("<svg ", f'<svg role="img" aria-label="{escaped(label)}" class="{name}" ', 1))
-        for name, svg in (("page", _svg(plot, plot.width)), ("phone", _svg(plot, "phone")))
+        for name, svg in (("page", inline_svg(plot, plot.width)), ("phone", inline_svg(plot, "phone")))
     ]
     keys = [tag("li", tag("i", class_=f"{key.stroke} {key.colour}"), key.label) for key in plot.keys]
     legend = tag("ul", *keys, class_="keys") if keys else Markup("")
@@ -105,14 +105,11 @@ def figure(plot: Plot, *below: str) -> Markup:
     return tag("figure", caption, *pictures, *below, class_=plot.width)
 
 
-def phone_svg(plot: Plot) -> str:
-    """The picture alone, as wide as a phone; the colours are variables of the page."""
-    return _svg(plot, "phone")
-
-
-def _svg(plot: Plot, kind: str) -> str:
+def inline_svg(plot: Plot, kind: Literal["half", "full", "phone"]) -> str:
+    """The picture alone, laid out for that place of a page, whose variables its colours are."""
     with rc_context(_STYLE):
-        made = Figure(figsize=(_WIDTHS[kind] / 72, _HEIGHTS[kind] / 72), layout="constrained")
+        size = (_WIDTHS[kind] / 72, _HEIGHTS[kind] / 72)
+        made = Figure(figsize=size, dpi=72, layout="constrained")
         FigureCanvasSVG(made)
         axes = made.add_subplot()
         axes.spines[["top", "right", "left"]].set_visible(False)

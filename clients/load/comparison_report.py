@@ -51,7 +51,7 @@ def _differences(results: Sequence[LoadResult], names: Sequence[str]) -> Markup:
     if not rows:
         return tag("p", "Settings, target and machine are the same in all runs.")
     made = table("The runs differ before they begin", ("", *names), rows, is_text=True)
-    return tag("aside", tag("h2", "Read this first"), made, class_="warnings")
+    return tag("div", tag("h2", "Read this first"), made, class_="warnings", role="note")
 
 
 def _plots(results: Sequence[LoadResult], names: Sequence[str]) -> list[Plot | None]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import log
+from typing import Final
 
 from matplotlib.axes import Axes
 
@@ -12,6 +13,9 @@ from remuda.clients.load.canvas import Key, Plot, Stroke, colour, dashes
 from remuda.clients.load.kv import cache_bytes, crossing_tokens, grouped_query
 from remuda.clients.load.measures import growth, percentile, server_bytes, spread
 from remuda.clients.load.results import ContextPoint, KvShape, LoadResult, LongContext
+
+# In points, which are pixels of the figure.
+_LINE_HEIGHT: Final = 16.0
 
 
 @dataclass(frozen=True)
@@ -151,18 +155,21 @@ def _mark_crossing(axes: Axes, context: LongContext, kv: KvShape, is_phone: bool
 
 
 def _name_ends(axes: Axes, lengths: Sequence[int], lines: Sequence[Line]) -> None:
-    """Beside the last point of each bold line what it amounts to."""
-    for line in lines:
-        if line.is_bold and (last := line.values[-1]) is not None:
-            axes.annotate(
-                units.size(last),
-                (lengths[-1], last),
-                xytext=(9, 0),
-                textcoords="offset points",
-                va="center",
-                color=colour(line.colour),
-                annotation_clip=False,
-            )
+    """Beside the last point of each bold line what it amounts to; names that would touch are moved apart."""
+    ends = [(last, line.colour) for line in lines if line.is_bold and (last := line.values[-1]) is not None]
+    above = float("-inf")
+    for last, name in sorted(ends):
+        place = axes.transData.transform((lengths[-1], last))[1]
+        above = max(place, above + _LINE_HEIGHT)
+        axes.annotate(
+            units.size(last),
+            (lengths[-1], last),
+            xytext=(9, above - place),
+            textcoords="offset points",
+            va="center",
+            color=colour(name),
+            annotation_clip=False,
+        )
 
 
 def held_bytes(context: LongContext) -> float | None:

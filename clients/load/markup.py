@@ -42,11 +42,11 @@ def table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], *,
 
     is_text: cells to the left, as sentences, and not to the right, as numbers.
     """
-    head = tag("tr", *(tag("th", name, scope="col") for name in header))
+    head = tag("tr", *(tag("th", name, scope="col") if name else tag("td") for name in header))
     body = [tag("tr", tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])) for row in rows]
     parts = [tag("caption", caption), tag("thead", head) if any(header) else NOTHING, tag("tbody", *body)]
     made = tag("table", *parts, class_="text" if is_text else "numbers")
-    return tag("div", made, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    return tag("div", made, class_="scroll", tabindex="0", role="group", aria_label=caption)
 
 
 def folded(summary: str, *children: str, is_open: bool = False) -> Markup:

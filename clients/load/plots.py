@@ -49,8 +49,13 @@ def distribution_plot(title: str, lines: Sequence[tuple[str, str, Distribution]]
         seconds = [value for _, _, values in known for _, value in values.curve]
         factor, unit = scale_times(axes, seconds, allows_log=True, axis="x")
         for _, name, values in known:
-            shares = [share * 100 for share, _ in values.curve]
-            axes.plot([value * factor for _, value in values.curve], shares, color=colour(name))
+            # A single value is an upright line.
+            curve = (
+                values.curve if len(values.curve) > 1 else [(0.0, values.curve[0][1]), (1.0, values.curve[0][1])]
+            )
+            axes.plot(
+                [value * factor for _, value in curve], [share * 100 for share, _ in curve], color=colour(name)
+            )
         axes.set_ylim(0, 103)
         axes.set_yticks([0, 25, 50, 75, 100], labels=["0 %", "25 %", "50 %", "75 %", "100 %"])
         name_axes(axes, f"{title.lower()}, {unit}", "share that took at most so long")

@@ -92,7 +92,7 @@ def _warnings(result: LoadResult) -> Markup:
     if not notes:
         return NOTHING
     items = [tag("li", note) for note in notes]
-    return tag("aside", tag("h2", "Read this first"), tag("ul", *items), class_="warnings")
+    return tag("div", tag("h2", "Read this first"), tag("ul", *items), class_="warnings", role="note")
 
 
 def _cards(result: LoadResult) -> Markup:
@@ -115,7 +115,8 @@ def _cards(result: LoadResult) -> Markup:
 
 def _about(result: LoadResult) -> Markup:
     """Settings, target, machine, command and version: what someone needs to run it again."""
-    command = shlex.join(["remuda", "load", *result.command])
+    given = result.command[1:] if result.command[:1] == ["load"] else result.command
+    command = shlex.join(["remuda", "load", *given])
     run = [
         ("Command", tag("code", command)),
         ("Started", result.created),
@@ -126,9 +127,9 @@ def _about(result: LoadResult) -> Markup:
         run.append(
             ("Client's ceiling", f"{units.number(result.ceiling.events_per_s)} events/s, measured before the run")
         )
-    settings = [(name, _setting(value)) for name, value in result.settings.items()]
+    settings = [(name, _setting(value)) for name, value in result.settings.items() if value is not None]
     target = [("url", result.target.url), ("model", result.target.model)]
-    target += [(name, _setting(value)) for name, value in (result.target.info or {}).items()]
+    target += [(name, _setting(value)) for name, value in (result.target.info or {}).items() if name != "model"]
     parts = [
         table(name, ("", ""), rows, is_text=True) for name, rows in (("Run", run), ("Settings", settings)) if rows
     ]

@@ -68,7 +68,7 @@ def context_section(result: LoadResult) -> Markup:
 
 def _latency_table(context: LongContext) -> Markup:
     columns = [(one.name, [one.write(one.get(point)) for point in context.points]) for one in LATENCY_MEASURES]
-    return _table("Gaps between two tokens of one sequence, and reading of prompts", context, columns)
+    return _table("ITL: time between two tokens", context, columns)
 
 
 def _memory_table(result: LoadResult, context: LongContext) -> Markup:

@@ -68,17 +68,20 @@ def _load(result: LoadResult) -> Markup:
     words = [tag("p", f"{result.saturation[:1].upper()}{result.saturation[1:]}.")] if result.saturation else []
     objectives = {objective_text(stage.goodput.objective) for stage in result.stages if stage.goodput is not None}
     words += [tag("p", f"Objective: {one}.", class_="note") for one in sorted(objectives)]
-    return section("Load", *words, _pairs(figures), tag("div", _stage_table(result.stages), class_="panel"))
+    return section("Load", *words, _pairs(figures), _stage_table(result.stages))
 
 
 def _stage_table(stages: Sequence[Stage]) -> Markup:
-    """One column a measure and one row a stage; for a single stage the other way round."""
+    """One row a stage, of all measures that some stage has: how much, then how long."""
     shown = [one for one in STAGE_MEASURES if any(one.get(stage) is not None for stage in stages)]
-    caption = f"{SHORT_NAMES}. p50: half took at most so long; p99: 99 % did."
-    if len(stages) == 1:
-        return table(caption, ("", stages[0].label), [(one.name, one.write(one.get(stages[0]))) for one in shown])
-    rows = [(stage.label, *(one.write(one.get(stage)) for one in shown)) for stage in stages]
-    return table(caption, ["", *(one.name for one in shown)], rows)
+    tables = []
+    for name, is_time in (("Throughput", False), ("Latency", True)):
+        columns = [one for one in shown if (one.write is units.duration) == is_time]
+        rows = [(stage.label, *(one.write(one.get(stage)) for one in columns)) for stage in stages]
+        if columns:
+            tables.append(table(name, ["", *(one.name for one in columns)], rows))
+    words = f"{SHORT_NAMES}. p50: half took at most so long; p99: 99 % did."
+    return tag("div", *tables, tag("p", words, class_="note"), class_="panel")
 
 
 def _latencies(result: LoadResult) -> Markup:

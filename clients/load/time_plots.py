@@ -14,6 +14,9 @@ from remuda.clients.load.results import LoadResult, RequestResult, ServerSample,
 # More are neither seen nor needed, and a page of them would be slow.
 MAX_POINTS: Final = 2000
 
+# Up to so many are drawn large.
+_FEW_POINTS: Final = 300
+
 _Row = TypeVar("_Row")
 _Sampled = Callable[[ServerSample], float | None]
 _Series = tuple[str, str, Stroke, _Sampled]
@@ -116,11 +119,13 @@ def requests_plot(result: LoadResult) -> Plot | None:
             [request.due for request in shown],
             [(request.ttft or 0.0) * factor for request in shown],
             "o",
-            ms=3.5,
+            ms=3.5 if len(shown) > _FEW_POINTS else 6,
             color=colour("c1"),
             alpha=0.55,
             mew=0,
         )
+        if not well:
+            axes.set_yticks([])
         _mark_failures(axes, failed)
         _mark_stages(axes, result.stages)
         name_axes(axes, "time when the request was due, s", f"time to first token, {unit}")

@@ -8,6 +8,7 @@ import pytest
 from remuda.clients.load import reading
 from remuda.clients.load.reading import ResultError, read_result
 from remuda.clients.load.results import LoadResult, Target
+from tests.clients.load.sample_results import full
 
 SMALL = LoadResult(
     version="0.1.0",
@@ -55,6 +56,39 @@ def test_says_why_a_file_is_none(tmp_path: Path, text: bytes, reason: str) -> No
         read_result(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        (b'"num_layers":4,', b'"num_layers":0,', r"\$\.kv\.num_layers must be at least 1, not 0"),
+        (
+            b'"num_sequences":16,"itl"',
+            b'"num_sequences":-1,"itl"',
+            r"points\[0\]\.num_sequences must be at least 1",
+        ),
+        (
+            b'"context_tokens":1024',
+            b'"context_tokens":0',
+            r"points\[0\]\.context_tokens must be at least 1, not 0",
+        ),
+        (b'"mean":', b'"mean":1e300,"meant":', r"\.mean is 1e\+300, beyond 1e\+18"),
+        (b'"seed":0', b'"seed":9999999999999999999', r"\$\.settings\.seed is 1e\+19, beyond"),
+    ],
+)
+def test_refuses_numbers_that_no_run_brings(tmp_path: Path, old: bytes, new: bytes, reason: str) -> None:
+    path = tmp_path / "a.json"
+    whole = msgspec.json.encode(full())
+    assert old in whole
+    assert read_whole(path, whole) == full()
+    with pytest.raises(ResultError, match=reason):
+        read_whole(path, whole.replace(old, new, 1))
+
+
+def read_whole(path: Path, text: bytes) -> LoadResult:
+    """Of a file of this text."""
+    path.write_bytes(text)
+    return read_result(path)
 
 
 def test_names_a_file_that_is_not_there(tmp_path: Path) -> None:
