@@ -22,7 +22,8 @@ from remuda.clients.load.scrape import Scraper
 class Plan:
     """lengths: of prompts in tokens, shortest first. settle: tokens of each sequence from the moment when the last
     one decodes to the window; window: those of each that are sampled. rounds: through all lengths, in turns up and
-    down, so that a machine that drifts hurts no length more than another.
+    down, so that a machine that drifts hurts no length more than another. num_warmups: times that the shortest
+    length comes before, without being measured.
     """
 
     lengths: tuple[int, ...]
@@ -30,6 +31,7 @@ class Plan:
     settle: int = 8
     window: int = 64
     rounds: int = 1
+    num_warmups: int = 1
 
 
 @dataclass
@@ -85,7 +87,8 @@ class LongContextRun:
 
     async def run(self) -> None:
         """All rounds. Raises LoadError where a sequence ends before its window: the length cannot be measured."""
-        await self._fly(self.plan.lengths[0], 0, _Point())
+        for _ in range(self.plan.num_warmups):
+            await self._fly(self.plan.lengths[0], 0, _Point())
         for number in range(1, self.plan.rounds + 1):
             lengths = self.plan.lengths if number % 2 else self.plan.lengths[::-1]
             for length in lengths:

@@ -135,7 +135,10 @@ class _Run:
             )
             return Sender(sender.session, sender.url, sender.form, source)
 
-        plan = Plan(asked.lengths, asked.num_sequences, asked.settle, asked.window, asked.rounds)
+        plan = Plan(
+            *(asked.lengths, asked.num_sequences, asked.settle, asked.window, asked.rounds),
+            num_warmups=max(self.options.load.warmup, 1),
+        )
         run = LongContextRun(plan, sender_of, scraper)
         async with self.progress.shown(lambda: run.status):
             try:
