@@ -25,7 +25,9 @@ app = App(
 )
 
 # Imported when it is called: the other commands do without it.
-app.command("remuda.clients.load.command:app", name="load")
+app.command(
+    "remuda.clients.load.command:app", name="load", help="Load-test a server, or show what long contexts cost it."
+)
 
 _HTTP = Group.create_ordered("HTTP")
 _MODEL = Group.create_ordered("Model and device")
