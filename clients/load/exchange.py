@@ -51,6 +51,7 @@ async def exchange(
         # aiohttp takes larger ones apart only if they come as a file.
         data = body if len(body) < _LARGE_BODY else io.BytesIO(body)
         async with session.post(url, data=data) as response:
+            record.taken = time.perf_counter()
             if response.status != 200:
                 record.fail(str(response.status), (await response.content.read(500)).decode(errors="replace"))
                 return

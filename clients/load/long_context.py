@@ -8,6 +8,7 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from remuda.clients.load.drive import Sender
 from remuda.clients.load.errors import LoadError
@@ -16,6 +17,8 @@ from remuda.clients.load.record import Record
 from remuda.clients.load.results import ContextPoint, LongContext, ServerSample
 from remuda.clients.load.samples import Samples
 from remuda.clients.load.scrape import Scraper
+
+_TAKEN_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,12 @@ class LongContextRun:
         drawn = [sender.draw() for _ in range(self.plan.num_sequences)]
         records = [Record(0.0, prompt.prompt_tokens) for prompt, _ in drawn]
         began = time.perf_counter()
-        tasks = [
-            asyncio.create_task(exchange(sender.session, sender.url, body, record, flight.take))
-            for record, (_, body) in zip(records, drawn, strict=True)
-        ]
+        tasks: list[asyncio.Task[None]] = []
         try:
+            for record, (_, body) in zip(records, drawn, strict=True):
+                tasks.append(asyncio.create_task(exchange(sender.session, sender.url, body, record, flight.take)))
+                self.status = f"{name}: {length:,} tokens, {len(tasks)} of {len(records)} sent"
+                await _until_taken(record, tasks[-1])
             await self._until_full(flight, tasks, records, f"{name}: {length:,} tokens")
             sample = await self._scraper.once()
         finally:
@@ -153,6 +157,13 @@ class LongContextRun:
             if not (await self._scraper.once()).num_running:
                 return
             await asyncio.sleep(0.1)
+
+
+async def _until_taken(record: Record, task: asyncio.Task[None]) -> None:
+    """The server has answered, or is not going to soon: not more than one prompt is on its way to it."""
+    patience = time.perf_counter() + _TAKEN_S
+    while record.taken is None and not task.done() and time.perf_counter() < patience:
+        await asyncio.sleep(0.005)
 
 
 def _why(record: Record) -> str:
