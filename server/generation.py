@@ -59,9 +59,6 @@ class Generation:
         self._keeps_token_ids = keeps_token_ids
         self.prompts = prompts
         self.params = params
-        self._num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
-        asks_logprobs = params.logprobs is not None or params.prompt_logprobs is not None
-        self._shows_prompts = echo or keeps_token_ids or asks_logprobs
         self.prompt_logprobs: dict[int, list[TokenLogprobs | None]] = {}
         # Without a tokenizer, a text that stands alone begins with a token and not with the space before it.
         has_context = echo or not isinstance(tokenizer, TokenIdTokenizer)
@@ -75,6 +72,9 @@ class Generation:
             for number, prompt in enumerate(prompt for prompt in prompts for _ in range(params.n))
         ]
         self._num_open = len(self.choices)
+        self._num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        asks_logprobs = params.logprobs is not None or params.prompt_logprobs is not None
+        self._shows_prompts = echo or keeps_token_ids or asks_logprobs
 
     def hand_over_prompts(self) -> list[list[int]]:
         """Token ids of each prompt, for the engine. They are let go where the answer shows nothing of them: held
