@@ -81,11 +81,10 @@ class CompletionFormat:
 
     def _whole_choice(self, choice: Choice, generation: Generation, text: str) -> dict[str, Any]:
         self._start_offsets(choice, generation)
-        prompt = generation.prompts[choice.prompt_index]
-        echoed = prompt if self._request.echo else None
+        echoed = generation.prompts[choice.prompt_index] if self._request.echo else None
         result = {
             "index": choice.index,
-            "text": text if echoed is None else self._prompt_text(prompt) + text,
+            "text": text if echoed is None else self._prompt_text(echoed) + text,
             "logprobs": self._logprobs(choice, echoed, generation.prompt_logprobs, choice.logprobs),
             "finish_reason": choice.finish_reason,
         }
@@ -94,7 +93,8 @@ class CompletionFormat:
             entries = generation.prompt_logprobs[choice.prompt_index]
             result["prompt_logprobs"] = prompt_logprobs(entries, num_top, self._tokenizer)
         if self._request.return_token_ids:
-            result |= {"prompt_token_ids": prompt.token_ids, "token_ids": choice.token_ids}
+            prompt_ids = generation.prompts[choice.prompt_index].token_ids
+            result |= {"prompt_token_ids": prompt_ids, "token_ids": choice.token_ids}
         return result
 
     def _event(self, choice: Choice, text: str, logprobs: dict[str, Any] | None, **more: Any) -> bytes:

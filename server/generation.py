@@ -73,6 +73,18 @@ class Generation:
             for number, prompt in enumerate(prompt for prompt in prompts for _ in range(params.n))
         ]
         self._num_open = len(self.choices)
+        self._num_prompt_tokens = sum(len(prompt.token_ids) for prompt in prompts)
+        asks_logprobs = params.logprobs is not None or params.prompt_logprobs is not None
+        self._shows_prompts = echo or keeps_token_ids or asks_logprobs
+
+    def hand_over_prompts(self) -> list[list[int]]:
+        """Token ids of each prompt, for the engine. They are let go where the answer shows nothing of them: held
+        while it streams, they would be the one thing here that grows with the context.
+        """
+        token_ids = [prompt.token_ids for prompt in self.prompts]
+        if not self._shows_prompts:
+            self.prompts = ()
+        return token_ids
 
     @property
     def is_finished(self) -> bool:
@@ -113,9 +125,7 @@ class Generation:
 
     def usage(self) -> dict[str, Any]:
         """Token counts; a prompt counts once, however many choices continue it."""
-        num_prompt = sum(len(prompt.token_ids) for prompt in self.prompts)
-        num_output = sum(choice.num_tokens for choice in self.choices)
-        return _usage(num_prompt, num_output)
+        return _usage(self._num_prompt_tokens, sum(choice.num_tokens for choice in self.choices))
 
 
 def _usage(num_prompt: int, num_output: int) -> dict[str, Any]:

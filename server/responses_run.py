@@ -187,9 +187,8 @@ class BackgroundRuns:
         record: RequestRecord,
     ) -> None:
         """Raises what keeps the response from being queued and stored."""
-        prompts = [prompt.token_ids for prompt in generation.prompts]
         with renamed("prompt", INPUT):
-            handle = self._link.submit(request_id, prompts, generation.params)
+            handle = self._link.submit(request_id, generation.hand_over_prompts(), generation.params)
         try:
             await recorder.create(handle)
         except RemudaError:

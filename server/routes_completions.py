@@ -34,6 +34,8 @@ def completion_routes(state: ServerState) -> APIRouter:
         params.check_vocabulary(vocab_size)
         params = await state.grammars.checked(params, http.is_disconnected)
         add_bos = request.add_special_tokens is not False
+        # The answer is written by `request`, which need not hold the prompt for as long.
+        request.prompt = None
         prompts = await encode_prompts(parsed, state.tokenizer, vocab_size, add_bos=add_bos)
         asked_by = "logprobs" if request.prompt_logprobs is None else "prompt_logprobs"
         check_num_prompt_logprobs(prompts, params.prompt_logprobs, asked_by, num_times=params.n)

@@ -78,9 +78,9 @@ class GenerationResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request. Errors from before the first byte are raised, to become a status."""
-        prompts = [prompt.token_ids for prompt in self._generation.prompts]
+        generation = self._generation
         with renamed("prompt", self.prompt_field):
-            handle = self._link.submit(self._request_id, prompts, self._generation.params)
+            handle = self._link.submit(self._request_id, generation.hand_over_prompts(), generation.params)
         listener = asyncio.create_task(_fail_on_disconnect(receive, handle))
         try:
             # A task of its own is resumed without passing through every frame of the routing, and chunks

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from remuda.clients.load.sse import BadEventError, EventReader
 OnTokens = Callable[[Record, int, float], None]
 _CONNECT_S: Final = 30.0
 _LINGER_S: Final = 1.0
+_LARGE_BODY: Final = 2**20
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ async def exchange(
     record.sent = time.perf_counter()
     record.origin = record.origin or record.sent
     try:
-        async with session.post(url, data=body) as response:
+        # aiohttp takes larger ones apart only if they come as a file.
+        data = body if len(body) < _LARGE_BODY else io.BytesIO(body)
+        async with session.post(url, data=data) as response:
+            record.taken = time.perf_counter()
             if response.status != 200:
                 record.fail(str(response.status), (await response.content.read(500)).decode(errors="replace"))
                 return

@@ -97,7 +97,10 @@ class LoadFlags:
         None
     )
     warmup: Annotated[
-        int, Parameter(group=_LOAD, help="Requests before the first load, which are not counted.")
+        int,
+        Parameter(
+            group=_LOAD, help="Requests before the first load, or rounds of the shortest length, not counted."
+        ),
     ] = 1
     max_in_flight: Annotated[
         int | None, _by(parse_count, "N", _LOAD, "Of an open loop; what waits for its turn is late by that.")

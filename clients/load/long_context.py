@@ -8,6 +8,7 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from remuda.clients.load.drive import Sender
 from remuda.clients.load.errors import LoadError
@@ -17,12 +18,15 @@ from remuda.clients.load.results import ContextPoint, LongContext, ServerSample
 from remuda.clients.load.samples import Samples
 from remuda.clients.load.scrape import Scraper
 
+_TAKEN_S: Final = 5.0
+
 
 @dataclass(frozen=True)
 class Plan:
     """lengths: of prompts in tokens, shortest first. settle: tokens of each sequence from the moment when the last
     one decodes to the window; window: those of each that are sampled. rounds: through all lengths, in turns up and
-    down, so that a machine that drifts hurts no length more than another.
+    down, so that a machine that drifts hurts no length more than another. num_warmups: times that the shortest
+    length comes before, without being measured.
     """
 
     lengths: tuple[int, ...]
@@ -30,6 +34,7 @@ class Plan:
     settle: int = 8
     window: int = 64
     rounds: int = 1
+    num_warmups: int = 1
 
 
 @dataclass
@@ -85,7 +90,8 @@ class LongContextRun:
 
     async def run(self) -> None:
         """All rounds. Raises LoadError where a sequence ends before its window: the length cannot be measured."""
-        await self._fly(self.plan.lengths[0], 0, _Point())
+        for _ in range(self.plan.num_warmups):
+            await self._fly(self.plan.lengths[0], 0, _Point())
         for number in range(1, self.plan.rounds + 1):
             lengths = self.plan.lengths if number % 2 else self.plan.lengths[::-1]
             for length in lengths:
@@ -112,11 +118,12 @@ class LongContextRun:
         drawn = [sender.draw() for _ in range(self.plan.num_sequences)]
         records = [Record(0.0, prompt.prompt_tokens) for prompt, _ in drawn]
         began = time.perf_counter()
-        tasks = [
-            asyncio.create_task(exchange(sender.session, sender.url, body, record, flight.take))
-            for record, (_, body) in zip(records, drawn, strict=True)
-        ]
+        tasks: list[asyncio.Task[None]] = []
         try:
+            for record, (_, body) in zip(records, drawn, strict=True):
+                tasks.append(asyncio.create_task(exchange(sender.session, sender.url, body, record, flight.take)))
+                self.status = f"{name}: {length:,} tokens, {len(tasks)} of {len(records)} sent"
+                await _until_taken(record, tasks[-1])
             await self._until_full(flight, tasks, records, f"{name}: {length:,} tokens")
             sample = await self._scraper.once()
         finally:
@@ -150,6 +157,13 @@ class LongContextRun:
             if not (await self._scraper.once()).num_running:
                 return
             await asyncio.sleep(0.1)
+
+
+async def _until_taken(record: Record, task: asyncio.Task[None]) -> None:
+    """The server has answered, or is not going to soon: not more than one prompt is on its way to it."""
+    patience = time.perf_counter() + _TAKEN_S
+    while record.taken is None and not task.done() and time.perf_counter() < patience:
+        await asyncio.sleep(0.005)
 
 
 def _why(record: Record) -> str:

@@ -44,9 +44,12 @@ class Progress:
                 await asyncio.sleep(_TERMINAL_S)
 
     async def _in_pipe(self, line: Callable[[], str]) -> None:
+        said = ""
         while True:
             await asyncio.sleep(_PIPE_S)
-            self.say(line())
+            if (now := line()) != said:
+                self.say(now)
+                said = now
 
 
 def line_of(driver: Driver) -> Callable[[], str]:

@@ -18,6 +18,8 @@ class Record:
     due: float
     prompt_tokens: int = 0
     sent: float = 0.0
+    # When the answer's status came.
+    taken: float | None = None
     origin: float = 0.0
     first: float | None = None
     last: float = 0.0

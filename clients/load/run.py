@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -32,7 +33,9 @@ from remuda.clients.load.sources import LONG_CONTEXT_OUTPUT, body_form, prompt_s
 from remuda.clients.load.stages import StageRun
 from remuda.clients.load.target import Found, base_url, discover
 
-_TIMEOUT_S, _LONG_TIMEOUT_S = 600.0, 86_400.0
+_TIMEOUT_S: Final = 600.0
+_LONG_TIMEOUT_S: Final = 86_400.0
+_INTERRUPTS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,10 @@ class _Run:
             )
             return Sender(sender.session, sender.url, sender.form, source)
 
-        plan = Plan(asked.lengths, asked.num_sequences, asked.settle, asked.window, asked.rounds)
+        plan = Plan(
+            *(asked.lengths, asked.num_sequences, asked.settle, asked.window, asked.rounds),
+            num_warmups=max(self.options.load.warmup, 1),
+        )
         run = LongContextRun(plan, sender_of, scraper)
         async with self.progress.shown(lambda: run.status):
             try:
@@ -158,15 +164,18 @@ async def _bare_session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @contextlib.contextmanager
 def _stopped_by_interrupt(stop: asyncio.Event) -> Iterator[None]:
-    """The first Ctrl-C sets `stop`, the second ends the process."""
+    """The first Ctrl-C or SIGTERM sets `stop`, the second ends the process."""
     loop = asyncio.get_running_loop()
 
     def interrupt() -> None:
         stop.set()
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in _INTERRUPTS:
+            loop.remove_signal_handler(number)
 
-    loop.add_signal_handler(signal.SIGINT, interrupt)
+    for number in _INTERRUPTS:
+        loop.add_signal_handler(number, interrupt)
     try:
         yield
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in _INTERRUPTS:
+            loop.remove_signal_handler(number)

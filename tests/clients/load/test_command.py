@@ -64,7 +64,8 @@ def test_without_keys() -> None:
     assert shown == ("load", "--api-key", "***", "--api-key=***", "--rate", "3")
 
 
-def test_ctrl_c_writes_what_there_is(fake: FakeServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_writes_what_there_is(fake: FakeServer, tmp_path: Path, number: int) -> None:
     path = tmp_path / "a.json"
     process = load(fake, "--concurrency", "2", "--duration", "60", "--json", str(path))
     deadline = time.monotonic() + 60
@@ -72,7 +73,7 @@ def test_ctrl_c_writes_what_there_is(fake: FakeServer, tmp_path: Path) -> None:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     time.sleep(2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
