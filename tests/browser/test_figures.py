@@ -97,7 +97,7 @@ def test_the_picture_says_that_the_state_stays(chat: ChatPage, engine: FakeEngin
     assert all(start_y == end_y for _, start_y, _, end_y in lines)
     assert all(end_x > start_x for start_x, _, end_x, _ in lines[1:])
     expect(chat["#legend-state"]).to_have_text("1 kB")
-    expect(chat["#basis"]).to_contain_text("2 × 2 layers × 32 wide × 4 bytes for each token")
+    expect(chat["#basis"]).to_contain_text("2 × 2 layers × 32 wide × 2 bytes for each token")
 
 
 def at(num_tokens: int, per_token: int) -> str:
