@@ -84,7 +84,7 @@ def test_without_counts_the_chunks_are_counted(chat: ChatPage) -> None:
 
 
 def test_the_picture_says_that_the_state_stays(chat: ChatPage, engine: FakeEngine) -> None:
-    chart, per_token = chat["#chart"], 2 * (INFO.num_layers // 2) * INFO.hidden_size * 4
+    chart, per_token = chat["#chart"], 2 * (INFO.num_layers // 2) * INFO.hidden_size * 2
     expect(chart).to_have_attribute("aria-label", at(0, per_token))
     lines = [line_of_state(chat)]
     for number in range(3):
