@@ -21,14 +21,14 @@ from pathlib import Path
 from PIL import Image
 from rich.console import Console
 
-from remuda.clients.load.canvas import Key, Plot, inline_svg
-from remuda.clients.load.compare import print_comparison
-from remuda.clients.load.context_plots import latency_plot, memory_plot
-from remuda.clients.load.measures import saturated_stage
-from remuda.clients.load.plots import chosen, distribution_plot, ordered_colours, sweep_plots
-from remuda.clients.load.reading import read_result
-from remuda.clients.load.results import LoadResult
-from remuda.clients.load.summary import print_summary
+from remuda.clients.report.canvas import Key, Plot, inline_svg
+from remuda.clients.report.compare import print_comparison
+from remuda.clients.report.context_plots import latency_plot, memory_plot
+from remuda.clients.report.measures import saturated_stage
+from remuda.clients.report.plots import chosen, distribution_plot, ordered_colours, sweep_plots
+from remuda.clients.report.reading import read_result
+from remuda.clients.report.results import LoadResult
+from remuda.clients.report.summary import print_summary
 
 DOCS = Path(__file__).parent
 Show = Callable[[list[LoadResult], Console], None]
@@ -75,7 +75,7 @@ def standalone(plot: Plot) -> str:
     svg = inline_svg(plot, plot.width)
     width, height = (int(number) for number in re.findall(r'viewBox="0 0 (\d+) (\d+)"', svg)[0])
     top = TITLE + ROW * len(plot.keys)
-    css = files("remuda.clients.load").joinpath("report.css").read_text(encoding="utf-8")
+    css = files("remuda.clients.report").joinpath("report.css").read_text(encoding="utf-8")
     light, dark = re.findall(r":root \{.*?\}", css, flags=re.DOTALL)[:2]
     placed = svg.replace("<svg ", f'<svg x="{MARGIN}" y="{top}" width="{width}" height="{height}" ', 1)
     return (

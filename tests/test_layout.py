@@ -53,6 +53,11 @@ def test_imports_follow_the_arrows(folder: str) -> None:
                 assert name.split(".")[1] in ARROWS[folder], f"{path} imports {name}"
 
 
+def test_showing_results_needs_nothing_of_measuring_them() -> None:
+    for path in (ROOT / "clients" / "report").rglob("*.py"):
+        assert not any(name.startswith("remuda.clients.load") for name in imported(path)), path
+
+
 def test_server_never_reaches_for_the_device() -> None:
     for path in (ROOT / "server").rglob("*.py"):
         heavy = {name.split(".")[0] for name in imported(path)} & {"torch", "triton", "numba"}

@@ -9,7 +9,7 @@ from types import ModuleType
 import msgspec
 import pytest
 
-from tests.clients.load.sample_results import full, single, sweep
+from tests.clients.report.sample_results import full, single, sweep
 
 DOCS = Path(__file__).parents[1] / "docs"
 TUTORIAL = (DOCS / "tutorial.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from typing import Final
 from remuda.clients.load.errors import LoadError
 from remuda.clients.load.exchange import Wire, exchange
 from remuda.clients.load.record import Record
-from remuda.clients.load.results import Ceiling
+from remuda.clients.report.results import Ceiling
 
 NUM_STREAMS: Final = 64
 _EVENTS_PER_STREAM: Final = 1000

@@ -12,7 +12,7 @@ from rich.console import Console
 from remuda.clients.load.errors import LoadError, UsageError
 from remuda.clients.load.flags import LoadFlags, LongContextFlags, OutputFlags, PromptFlags, ServerFlags
 from remuda.clients.load.options import OutputOptions, RunOptions
-from remuda.clients.load.results import LoadResult
+from remuda.clients.report.results import LoadResult
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -55,12 +55,15 @@ def load(
         return _complain(error, EXIT_USAGE)
     except LoadError as error:
         return _complain(error, EXIT_FAILED)
+    except OSError as error:
+        # Of a file to be written: what goes wrong with the server is in the result.
+        return _complain(LoadError(f"cannot write {error.filename}: {error.strerror}"), EXIT_FAILED)
 
 
 def _run(options: RunOptions) -> int:
-    from remuda.clients.load.kv import kv_shape
     from remuda.clients.load.run import run_load
-    from remuda.clients.load.summary import print_summary
+    from remuda.clients.report.kv import kv_shape
+    from remuda.clients.report.summary import print_summary
 
     ended = run_load(options, Console(stderr=True))
     result = msgspec.structs.replace(ended.result, kv=kv_shape(ended.result.target.info, *options.kv))
@@ -73,26 +76,23 @@ def _run(options: RunOptions) -> int:
 
 def _write(result: LoadResult, output: OutputOptions) -> None:
     """JSON first: of all files it has everything."""
-    from remuda.clients.load.results_file import write_result
-    from remuda.clients.load.tables import write_csv
+    from remuda.clients.report.results_file import write_result
+    from remuda.clients.report.tables import write_csv
 
-    try:
-        if output.json is not None:
-            write_result(result, output.json)
-        if output.csv is not None:
-            write_csv(result, output.csv)
-        if output.html is not None:
-            # It draws with matplotlib, which takes a second to import.
-            from remuda.clients.load.report import write_html
+    if output.json is not None:
+        write_result(result, output.json)
+    if output.csv is not None:
+        write_csv(result, output.csv)
+    if output.html is not None:
+        # It draws with matplotlib, which takes a second to import.
+        from remuda.clients.report.page import write_html
 
-            write_html([result], output.html)
-    except OSError as error:
-        raise LoadError(f"cannot write {error.filename}: {error.strerror}") from error
+        write_html([result], output.html)
 
 
 def _compare(paths: tuple[Path, ...], html: Path | None) -> int:
-    from remuda.clients.load.compare import print_comparison
-    from remuda.clients.load.reading import ResultError, read_result
+    from remuda.clients.report.compare import print_comparison
+    from remuda.clients.report.reading import ResultError, read_result
 
     if len(paths) < 2:
         raise UsageError("--compare needs two results or more")
@@ -102,7 +102,7 @@ def _compare(paths: tuple[Path, ...], html: Path | None) -> int:
         raise UsageError(str(error)) from error
     print_comparison(results, Console())
     if html is not None:
-        from remuda.clients.load.report import write_html
+        from remuda.clients.report.page import write_html
 
         write_html(results, html)
     return 0

@@ -14,9 +14,9 @@ from remuda.clients.load.drive import Sender
 from remuda.clients.load.errors import LoadError
 from remuda.clients.load.exchange import exchange
 from remuda.clients.load.record import Record
-from remuda.clients.load.results import ContextPoint, LongContext, ServerSample
 from remuda.clients.load.samples import Samples
 from remuda.clients.load.scrape import Scraper
+from remuda.clients.report.results import ContextPoint, LongContext, ServerSample
 
 _TAKEN_S: Final = 5.0
 

@@ -3,7 +3,7 @@
 from array import array
 from dataclasses import dataclass, field
 
-from remuda.clients.load.results import RequestResult
+from remuda.clients.report.results import RequestResult
 
 
 @dataclass

@@ -27,11 +27,11 @@ from remuda.clients.load.machine import allow_many_files, describe_machine
 from remuda.clients.load.options import LongContextOptions, RunOptions
 from remuda.clients.load.progress import Progress
 from remuda.clients.load.prompts import PromptSource
-from remuda.clients.load.results import Ceiling, LoadResult, LongContext
 from remuda.clients.load.scrape import Scraper
 from remuda.clients.load.sources import LONG_CONTEXT_OUTPUT, body_form, prompt_source, random_source
 from remuda.clients.load.stages import StageRun
 from remuda.clients.load.target import Found, base_url, discover
+from remuda.clients.report.results import Ceiling, LoadResult, LongContext
 
 _TIMEOUT_S: Final = 600.0
 _LONG_TIMEOUT_S: Final = 86_400.0

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from remuda.clients.load.results import PERCENTILES, Distribution
+from remuda.clients.report.results import PERCENTILES, Distribution
 
 MAX_EXACT: Final = 1_000_000
 # The middle of a bucket is within 0.5 % of every value in it.

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from remuda.clients.load.results import Stage
+from remuda.clients.report.results import Stage
 
 # From one value to the next, as a share.
 LEAST_GROWTH: Final = 0.05

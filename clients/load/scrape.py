@@ -8,7 +8,7 @@ from typing import Final
 
 import aiohttp
 
-from remuda.clients.load.results import ServerSample
+from remuda.clients.report.results import ServerSample
 
 _FIELDS: Final = {
     "num_requests_running": "num_running",

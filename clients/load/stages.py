@@ -9,11 +9,11 @@ from remuda.clients.load.arrivals import Arrivals
 from remuda.clients.load.drive import Driver, Load, Sender
 from remuda.clients.load.options import LoadOptions
 from remuda.clients.load.progress import Progress, line_of
-from remuda.clients.load.results import Ceiling, RequestResult, Stage
 from remuda.clients.load.saturation import find_saturation, is_full
 from remuda.clients.load.scrape import Scraper
 from remuda.clients.load.tally import tally
 from remuda.clients.load.watch import ClientWatch
+from remuda.clients.report.results import Ceiling, RequestResult, Stage
 
 DEFAULT_CONCURRENCY: Final = 8
 DEFAULT_DURATION_S: Final = 30.0

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from remuda.clients.load.record import Record
-from remuda.clients.load.results import Goodput, ServerSample, Stage
 from remuda.clients.load.samples import Samples
+from remuda.clients.report.results import Goodput, ServerSample, Stage
 
 
 @dataclass

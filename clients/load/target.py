@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 
 from remuda.clients.load.errors import LoadError, UsageError
-from remuda.clients.load.results import Target
 from remuda.clients.load.words import WORDS
+from remuda.clients.report.results import Target
 
 # As `owned_by` of `/v1/models` names them: servers that know `ignore_eos` and `continuous_usage_stats`.
 _WITH_EXTRAS: Final = frozenset({"remuda", "vllm"})

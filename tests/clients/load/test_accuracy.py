@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from remuda.clients.load.options import LoadOptions
-from remuda.clients.load.results import Distribution
+from remuda.clients.report.results import Distribution
 from tests.clients.load.conftest import FakeServer, run
 
 

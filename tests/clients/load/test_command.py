@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from remuda.clients.load.flag_options import without_keys
+from remuda.clients.report.results_file import write_result
 from remuda.server.cli import run as run_cli
 from tests.clients.load.conftest import FakeServer
+from tests.clients.report import sample_results
 
 SCRIPT = '{"script": {"first": 0.02, "gap": 0.01}}'
 
@@ -124,3 +126,11 @@ def test_bad_values(
     assert words in errors
     assert errors.startswith("remuda: ")
     assert len(errors.splitlines()) == 1
+
+
+def test_a_comparison_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.json"
+    write_result(sample_results.single(), path)
+    html = tmp_path / "none" / "compared.html"
+    assert run_cli(["load", "--compare", str(path), str(path), "--html", str(html)]) == 1
+    assert capsys.readouterr().err == f"remuda: cannot write {html}: No such file or directory\n"

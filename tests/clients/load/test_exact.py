@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from remuda.clients.load.options import LoadOptions
-from remuda.clients.load.results import Distribution, Stage
+from remuda.clients.report.results import Distribution, Stage
 from tests.clients.load.conftest import VirtualServer, run
 
 # Of sums of binary fractions over a thousand seconds.

@@ -3,7 +3,7 @@
 import pytest
 
 from remuda.clients.load.options import LoadOptions
-from remuda.clients.load.results import Stage
+from remuda.clients.report.results import Stage
 from tests.clients.load.conftest import VirtualServer, run
 
 

@@ -5,8 +5,8 @@ from array import array
 import numpy as np
 import pytest
 
-from remuda.clients.load.results import PERCENTILES
 from remuda.clients.load.samples import Samples
+from remuda.clients.report.results import PERCENTILES
 
 
 def values_of(kind: str) -> np.ndarray:

@@ -3,9 +3,9 @@
 import pytest
 
 from remuda.clients.load.options import LoadOptions
-from remuda.clients.load.results import Distribution, Goodput, Stage
 from remuda.clients.load.saturation import find_saturation
 from remuda.clients.load.values import Sweep
+from remuda.clients.report.results import Distribution, Goodput, Stage
 from tests.clients.load.conftest import VirtualServer, run
 
 SCRIPT = {"first": 0.05, "gap": 0.01, "slots": 4}

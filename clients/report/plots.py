@@ -6,11 +6,11 @@ from typing import Final
 
 from matplotlib.axes import Axes
 
-from remuda.clients.load import units
-from remuda.clients.load.axes import mark_values, name_axes, scale_numbers, scale_times
-from remuda.clients.load.canvas import Key, Plot, Stroke, colour, dashes
-from remuda.clients.load.measures import percentile
-from remuda.clients.load.results import Distribution, Stage
+from remuda.clients.report import units
+from remuda.clients.report.axes import mark_values, name_axes, scale_numbers, scale_times
+from remuda.clients.report.canvas import Key, Plot, Stroke, colour, dashes
+from remuda.clients.report.measures import percentile
+from remuda.clients.report.results import Distribution, Stage
 
 # Of stages in their order, from little load to much.
 _ORDERED: Final = ("r1", "r2", "r3", "r4", "r5", "r6")

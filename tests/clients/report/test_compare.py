@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from remuda.clients.load.compare import (
+from remuda.clients.report.compare import (
     Cell,
     compare_lengths,
     compare_stages,
@@ -13,8 +13,8 @@ from remuda.clients.load.compare import (
     print_comparison,
     warnings,
 )
-from remuda.clients.load.results import LoadResult
-from tests.clients.load.sample_results import ALL, empty, full, long_context, result, single, sweep
+from remuda.clients.report.results import LoadResult
+from tests.clients.report.sample_results import ALL, empty, full, long_context, result, single, sweep
 
 
 def printed(*results: LoadResult, is_terminal: bool = False) -> str:

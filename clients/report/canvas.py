@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from remuda.clients.load.markup import Markup, escaped, tag
+from remuda.clients.report.markup import Markup, escaped, tag
 
 # Points of a plot are pixels of the page: wide beside another, wide alone, on a phone.
 _WIDTHS: Final = {"half": 504, "full": 1040, "phone": 336}

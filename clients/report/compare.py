@@ -6,10 +6,10 @@ from typing import Final, Literal, TypeVar
 
 from rich.console import Console
 
-from remuda.clients.load import units
-from remuda.clients.load.measures import CONTEXT_MEASURES, SHORT_NAMES, STAGE_MEASURES, Measure
-from remuda.clients.load.results import LoadResult
-from remuda.clients.load.terminal import show_line, show_table
+from remuda.clients.report import units
+from remuda.clients.report.measures import CONTEXT_MEASURES, SHORT_NAMES, STAGE_MEASURES, Measure
+from remuda.clients.report.results import LoadResult
+from remuda.clients.report.terminal import show_line, show_table
 
 # What differs by less is called the same: two runs of one load differ by so much.
 SAME: Final = 0.01

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from remuda.clients.load.units import plain
+from remuda.clients.report.units import plain
 
 
 class Markup(str):

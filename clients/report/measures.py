@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from remuda.clients.load import units
-from remuda.clients.load.kv import cache_bytes
-from remuda.clients.load.results import ContextPoint, Distribution, LoadResult, LongContext, ServerSample, Stage
+from remuda.clients.report import units
+from remuda.clients.report.kv import cache_bytes
+from remuda.clients.report.results import ContextPoint, Distribution, LoadResult, LongContext, ServerSample, Stage
 
 Of = TypeVar("Of")
 

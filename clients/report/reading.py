@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from remuda.clients.load.results import SCHEMA, LoadResult
+from remuda.clients.report.results import SCHEMA, LoadResult
 
 # A million requests are about 250 MB; what is larger is no result of ours.
 MAX_RESULT_BYTES: Final = 1 << 30

@@ -2,7 +2,7 @@
 
 import pytest
 
-from remuda.clients.load.kv import cache_bytes, crossing_tokens, grouped_query, kv_shape
+from remuda.clients.report.kv import cache_bytes, crossing_tokens, grouped_query, kv_shape
 
 DEMO = {"num_layers": 8, "hidden_size": 256}
 

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from remuda.clients.load import units
-from remuda.clients.load.compare import run_names
-from remuda.clients.load.comparison_report import comparison
-from remuda.clients.load.markup import NOTHING, Markup, escaped, joined, section, table, tag
-from remuda.clients.load.report_context import context_cards, context_section
-from remuda.clients.load.report_stages import stage_cards, stage_sections
-from remuda.clients.load.results import LoadResult
-from remuda.clients.load.summary import all_notes
+from remuda.clients.report import units
+from remuda.clients.report.compare import run_names
+from remuda.clients.report.comparison_report import comparison
+from remuda.clients.report.markup import NOTHING, Markup, escaped, joined, section, table, tag
+from remuda.clients.report.report_context import context_cards, context_section
+from remuda.clients.report.report_stages import stage_cards, stage_sections
+from remuda.clients.report.results import LoadResult
+from remuda.clients.report.summary import all_notes
 
 
 def write_html(results: Sequence[LoadResult], path: Path) -> None:
@@ -34,7 +34,7 @@ def write_html(results: Sequence[LoadResult], path: Path) -> None:
 
 
 def _page(title: str, body: Markup) -> str:
-    css = files("remuda.clients.load").joinpath("report.css").read_text(encoding="utf-8")
+    css = files("remuda.clients.report").joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

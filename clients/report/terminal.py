@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from remuda.clients.load.units import plain
+from remuda.clients.report.units import plain
 
 # Of a cell in a terminal: the numbers need the room, and must not be folded.
 _MAX_LABEL: Final = 24

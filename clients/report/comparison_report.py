@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from remuda.clients.load import units
-from remuda.clients.load.canvas import Plot, figure
-from remuda.clients.load.compare import (
+from remuda.clients.report import units
+from remuda.clients.report.canvas import Plot, figure
+from remuda.clients.report.compare import (
     SAME,
     Cell,
     Group,
@@ -13,11 +13,11 @@ from remuda.clients.load.compare import (
     differences,
     run_names,
 )
-from remuda.clients.load.compared_plots import COLOURS, compared_latency, compared_memory, compared_throughput
-from remuda.clients.load.markup import NOTHING, Markup, folded, section, table, tag
-from remuda.clients.load.measures import DISTRIBUTIONS, SHORT_NAMES, best_stage, saturated_stage
-from remuda.clients.load.plots import distribution_plot
-from remuda.clients.load.results import LoadResult, Stage
+from remuda.clients.report.compared_plots import COLOURS, compared_latency, compared_memory, compared_throughput
+from remuda.clients.report.markup import NOTHING, Markup, folded, section, table, tag
+from remuda.clients.report.measures import DISTRIBUTIONS, SHORT_NAMES, best_stage, saturated_stage
+from remuda.clients.report.plots import distribution_plot
+from remuda.clients.report.results import LoadResult, Stage
 
 
 def comparison(results: Sequence[LoadResult]) -> Markup:

@@ -2,9 +2,9 @@
 
 import pytest
 
-from remuda.clients.load.measures import best_stage, growth, saturated_stage, server_bytes, spread
-from remuda.clients.load.results import ServerSample
-from tests.clients.load.sample_results import empty, result, sweep
+from remuda.clients.report.measures import best_stage, growth, saturated_stage, server_bytes, spread
+from remuda.clients.report.results import ServerSample
+from tests.clients.report.sample_results import empty, result, sweep
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from remuda.clients.load import reading
-from remuda.clients.load.reading import ResultError, read_result
-from remuda.clients.load.results import LoadResult, Target
-from tests.clients.load.sample_results import full
+from remuda.clients.report import reading
+from remuda.clients.report.reading import ResultError, read_result
+from remuda.clients.report.results import LoadResult, Target
+from tests.clients.report.sample_results import full
 
 SMALL = LoadResult(
     version="0.1.0",

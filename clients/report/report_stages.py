@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from remuda.clients.load import units
-from remuda.clients.load.canvas import figure
-from remuda.clients.load.markup import NOTHING, Markup, folded, section, table, tag
-from remuda.clients.load.measures import (
+from remuda.clients.report import units
+from remuda.clients.report.canvas import figure
+from remuda.clients.report.markup import NOTHING, Markup, folded, section, table, tag
+from remuda.clients.report.measures import (
     DISTRIBUTIONS,
     SHORT_NAMES,
     STAGE_MEASURES,
@@ -14,11 +14,11 @@ from remuda.clients.load.measures import (
     percentile,
     saturated_stage,
 )
-from remuda.clients.load.plots import chosen, distribution_plot, ordered_colours, sweep_plots
-from remuda.clients.load.report_context import Card
-from remuda.clients.load.results import PERCENTILES, Distribution, LoadResult, Stage
-from remuda.clients.load.summary import objective_text
-from remuda.clients.load.time_plots import requests_plot, server_plots
+from remuda.clients.report.plots import chosen, distribution_plot, ordered_colours, sweep_plots
+from remuda.clients.report.report_context import Card
+from remuda.clients.report.results import PERCENTILES, Distribution, LoadResult, Stage
+from remuda.clients.report.summary import objective_text
+from remuda.clients.report.time_plots import requests_plot, server_plots
 
 _NAMES = tuple(f"{percent:g}" for percent in PERCENTILES)
 

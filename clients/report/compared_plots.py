@@ -5,12 +5,12 @@ from typing import Final
 
 from matplotlib.axes import Axes
 
-from remuda.clients.load.axes import length_ticks, mark_values, name_axes, scale_numbers, scale_sizes
-from remuda.clients.load.canvas import Key, Plot, colour
-from remuda.clients.load.context_plots import Line, draw_lines, times_painter
-from remuda.clients.load.measures import percentile, server_bytes
-from remuda.clients.load.plots import load_of
-from remuda.clients.load.results import ContextPoint, LongContext, Stage
+from remuda.clients.report.axes import length_ticks, mark_values, name_axes, scale_numbers, scale_sizes
+from remuda.clients.report.canvas import Key, Plot, colour
+from remuda.clients.report.context_plots import Line, draw_lines, times_painter
+from remuda.clients.report.measures import percentile, server_bytes
+from remuda.clients.report.plots import load_of
+from remuda.clients.report.results import ContextPoint, LongContext, Stage
 
 # More runs than these are in the tables only.
 COLOURS: Final = ("c1", "c2", "c3", "c4", "c5", "c6")

@@ -3,7 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
-from remuda.clients.load.axes import length_ticks, mark_values
+from remuda.clients.report.axes import length_ticks, mark_values
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from remuda.clients.load.kv import kv_shape
-from remuda.clients.load.results import (
+from remuda.clients.report.kv import kv_shape
+from remuda.clients.report.results import (
     PERCENTILES,
     Ceiling,
     ContextPoint,

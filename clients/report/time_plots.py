@@ -5,11 +5,11 @@ from typing import Final, TypeVar
 
 from matplotlib.axes import Axes
 
-from remuda.clients.load import units
-from remuda.clients.load.axes import name_axes, scale_numbers, scale_sizes, scale_times
-from remuda.clients.load.canvas import Key, Plot, Stroke, colour, dashes
-from remuda.clients.load.measures import server_bytes, spread
-from remuda.clients.load.results import LoadResult, RequestResult, ServerSample, Stage
+from remuda.clients.report import units
+from remuda.clients.report.axes import name_axes, scale_numbers, scale_sizes, scale_times
+from remuda.clients.report.canvas import Key, Plot, Stroke, colour, dashes
+from remuda.clients.report.measures import server_bytes, spread
+from remuda.clients.report.results import LoadResult, RequestResult, ServerSample, Stage
 
 # More are neither seen nor needed, and a page of them would be slow.
 MAX_POINTS: Final = 2000

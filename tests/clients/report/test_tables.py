@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from remuda.clients.load.results import LoadResult
-from remuda.clients.load.tables import write_csv
-from tests.clients.load.sample_results import ALL, full, hostile, single
+from remuda.clients.report.results import LoadResult
+from remuda.clients.report.tables import write_csv
+from tests.clients.report.sample_results import ALL, full, hostile, single
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from remuda.clients.load import units
-from remuda.clients.load.report import write_html
-from tests.clients.load.sample_results import ALL, HOSTILE, full, single
+from remuda.clients.report import units
+from remuda.clients.report.page import write_html
+from tests.clients.report.sample_results import ALL, HOSTILE, full, single
 
 TAGS = {
     *(
@@ -237,7 +237,7 @@ def test_no_result_is_no_report(tmp_path: Path) -> None:
 
 def themes() -> list[dict[str, str]]:
     """The colours of each theme in the CSS."""
-    css = files("remuda.clients.load").joinpath("report.css").read_text(encoding="utf-8")
+    css = files("remuda.clients.report").joinpath("report.css").read_text(encoding="utf-8")
     blocks = re.findall(r":root \{(.*?)\}", css, flags=re.DOTALL)
     return [dict(re.findall(r"--(\w[\w-]*): (#[0-9a-f]{6})", block)) for block in blocks]
 

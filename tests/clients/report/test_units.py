@@ -2,7 +2,7 @@
 
 import pytest
 
-from remuda.clients.load import units
+from remuda.clients.report import units
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from remuda.clients.load import units
-from remuda.clients.load.canvas import colour
+from remuda.clients.report import units
+from remuda.clients.report.canvas import colour
 
 # The least share of an axis between two labels: on a page, and on a phone.
 _GAPS: Final = (0.075, 0.16)

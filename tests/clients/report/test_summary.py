@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from remuda.clients.load import units
-from remuda.clients.load.results import LoadResult
-from remuda.clients.load.summary import print_summary
-from tests.clients.load.sample_results import ALL, full, hostile, long_context, no_lengths, result, single, sweep
+from remuda.clients.report import units
+from remuda.clients.report.results import LoadResult
+from remuda.clients.report.summary import print_summary
+from tests.clients.report.sample_results import ALL, full, hostile, long_context, no_lengths, result, single, sweep
 
 
 def printed(made: LoadResult, *, is_terminal: bool = False, width: int = 100) -> str:

@@ -9,7 +9,7 @@ section 3.4). With multi-head attention a layer caches d keys and d values a tok
 from collections.abc import Mapping
 from typing import Final
 
-from remuda.clients.load.results import KvShape
+from remuda.clients.report.results import KvShape
 
 # Of 16 bits, in which caches are held unless they are quantised.
 BYTES_PER_VALUE: Final = 2

@@ -5,8 +5,8 @@ from typing import Final
 
 from rich.console import Console
 
-from remuda.clients.load import units
-from remuda.clients.load.measures import (
+from remuda.clients.report import units
+from remuda.clients.report.measures import (
     DISTRIBUTIONS,
     growth,
     percentile,
@@ -16,8 +16,8 @@ from remuda.clients.load.measures import (
     spread,
     states_bytes,
 )
-from remuda.clients.load.results import PERCENTILES, Distribution, LoadResult, LongContext, Stage
-from remuda.clients.load.terminal import show_line, show_table
+from remuda.clients.report.results import PERCENTILES, Distribution, LoadResult, LongContext, Stage
+from remuda.clients.report.terminal import show_line, show_table
 
 _NAMES: Final = tuple(f"{percent:g}" for percent in PERCENTILES)
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from remuda.clients.load.measures import point_cache_bytes, states_bytes
-from remuda.clients.load.results import (
+from remuda.clients.report.measures import point_cache_bytes, states_bytes
+from remuda.clients.report.results import (
     PERCENTILES,
     Distribution,
     LoadResult,

@@ -7,12 +7,12 @@ from typing import Final
 
 from matplotlib.axes import Axes
 
-from remuda.clients.load import units
-from remuda.clients.load.axes import length_ticks, mark_values, name_axes, scale_sizes, scale_times
-from remuda.clients.load.canvas import Key, Plot, Stroke, colour, dashes
-from remuda.clients.load.kv import cache_bytes, crossing_tokens, grouped_query
-from remuda.clients.load.measures import growth, percentile, server_bytes, spread
-from remuda.clients.load.results import ContextPoint, KvShape, LoadResult, LongContext
+from remuda.clients.report import units
+from remuda.clients.report.axes import length_ticks, mark_values, name_axes, scale_sizes, scale_times
+from remuda.clients.report.canvas import Key, Plot, Stroke, colour, dashes
+from remuda.clients.report.kv import cache_bytes, crossing_tokens, grouped_query
+from remuda.clients.report.measures import growth, percentile, server_bytes, spread
+from remuda.clients.report.results import ContextPoint, KvShape, LoadResult, LongContext
 
 # In points, which are pixels of the figure.
 _LINE_HEIGHT: Final = 16.0

@@ -1,11 +1,11 @@
 """The report's part on long contexts: the two pictures, the table behind them, and how the line is computed."""
 
-from remuda.clients.load import units
-from remuda.clients.load.canvas import figure
-from remuda.clients.load.context_plots import held_bytes, latency_plot, memory_plot
-from remuda.clients.load.kv import cache_bytes, crossing_tokens, grouped_query
-from remuda.clients.load.markup import NOTHING, Markup, folded, section, table, tag
-from remuda.clients.load.measures import (
+from remuda.clients.report import units
+from remuda.clients.report.canvas import figure
+from remuda.clients.report.context_plots import held_bytes, latency_plot, memory_plot
+from remuda.clients.report.kv import cache_bytes, crossing_tokens, grouped_query
+from remuda.clients.report.markup import NOTHING, Markup, folded, section, table, tag
+from remuda.clients.report.measures import (
     LATENCY_MEASURES,
     MEMORY_MEASURES,
     growth,
@@ -15,7 +15,7 @@ from remuda.clients.load.measures import (
     spread,
     states_bytes,
 )
-from remuda.clients.load.results import KvShape, LoadResult, LongContext
+from remuda.clients.report.results import KvShape, LoadResult, LongContext
 
 Card = tuple[str, str, str]
 
