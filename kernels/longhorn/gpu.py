@@ -87,7 +87,7 @@ def _longhorn_kernel(
         b_new = b_h.to(p_h.dtype.element_ty)
     else:
         b_key = rounding_key(tl.load(p_seeds + i_s), salt)
-        b_new = round_state(b_h, b_key, o_d[None, :] * N + o_n[:, None], p_h.dtype.element_ty)
+        b_new = round_state(b_h, b_key, o_d[None, :], o_n[:, None], N, p_h.dtype.element_ty)
     tl.store(p_h + b_dst * stride_slot + o_tile, b_new, mask=m_tile)
 
 
@@ -152,7 +152,7 @@ def prefill(
     x, z, dt: (T, D), dt before its sigmoid; k, q: (T, N); rows of any stride; skip: (D,); h: (num_slots,
     N, D), updated in place, float32 between its reads and writes; cu_seqlens: (S+1,) int32, from 0 to T;
     src_slots, dst_slots: (S,) int32; fresh: (S,) bool. No sequence may write a slot that another reads.
-    seeds: (S,) int64 or None: a 16-bit state is rounded stochastically by (seed, salt, d*N + n), or to
+    seeds: (S,) int64 or None: a 16-bit state is rounded stochastically by (seed, salt, d, n), or to
     nearest. exact_order: bit for bit what T calls of `step` give, if slower.
     Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype. `reference.prefill` has the sources; here
     delta = beta / (1 + beta*sum k^2) = 1 / (1 + sum k^2 + exp(-dt)) and h += delta*k*(x - k*h).

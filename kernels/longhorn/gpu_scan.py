@@ -79,11 +79,10 @@ def _scan_part(
         gl.store(p_to + 3 * D + o_h, h3.to(h_dtype))
     else:
         b_key = _rounding_key(gl.load(p_seeds + i_s), salt)
-        o_element = o_d * 16 + o_n
-        gl.store(p_to + o_h, _round_state(h0, b_key, o_element, h_dtype))
-        gl.store(p_to + D + o_h, _round_state(h1, b_key, o_element + 1, h_dtype))
-        gl.store(p_to + 2 * D + o_h, _round_state(h2, b_key, o_element + 2, h_dtype))
-        gl.store(p_to + 3 * D + o_h, _round_state(h3, b_key, o_element + 3, h_dtype))
+        gl.store(p_to + o_h, _round_state(h0, b_key, o_d, o_n, 16, h_dtype))
+        gl.store(p_to + D + o_h, _round_state(h1, b_key, o_d, o_n + 1, 16, h_dtype))
+        gl.store(p_to + 2 * D + o_h, _round_state(h2, b_key, o_d, o_n + 2, 16, h_dtype))
+        gl.store(p_to + 3 * D + o_h, _round_state(h3, b_key, o_d, o_n + 3, 16, h_dtype))
 
 
 @gluon.jit
