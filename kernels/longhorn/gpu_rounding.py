@@ -23,7 +23,7 @@ def rounding_key(b_seed, salt):
 
 @triton.jit
 def round_state(b_h, b_key, o_d, o_n, N: tl.constexpr, dtype: tl.constexpr):
-    """float32 -> `dtype`, bfloat16 or float16. o_d, o_n: channel and n; b_key: of `rounding_key`; broadcastable."""
+    """float32 -> `dtype`, bfloat16 or float16. o_d, o_n: channels and n; b_key: of `rounding_key`."""
     tl.static_assert(dtype == tl.bfloat16 or dtype == tl.float16)
     b_bits = b_h.to(tl.uint32, bitcast=True)
     if dtype == tl.bfloat16:
