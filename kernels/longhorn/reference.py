@@ -35,10 +35,12 @@ def step(
     *,
     seeds: Tensor | None = None,
     salt: int = 0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """One token a row, x: (B, D) -> (B, D); otherwise `prefill`."""
     cu_seqlens = torch.arange(len(x) + 1, dtype=torch.int32)
-    return prefill(x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds=seeds, salt=salt)
+    index = (cu_seqlens, src_slots, dst_slots, fresh)
+    return prefill(x, dt, k, q, z, skip, h, *index, seeds=seeds, salt=salt, out=out)
 
 
 def prefill(
@@ -56,6 +58,7 @@ def prefill(
     *,
     seeds: Tensor | None = None,
     salt: int = 0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Recurrence, skip and gate (Longhorn, arXiv 2407.14207, section 4) for S packed sequences.
 
@@ -63,10 +66,10 @@ def prefill(
     place, float32 between its reads and writes; cu_seqlens: (S+1,); src_slots, dst_slots, fresh: (S,).
     Every sequence has at least one token, and none may write a slot that another reads.
     seeds: (S,) int64 or None: a 16-bit state is rounded stochastically by (seed, salt, d, n), or to
-    nearest. Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype.
+    nearest. Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype, written to `out` if it is given.
     """
     assert seeds is None or h.dtype in (torch.bfloat16, torch.float16)
-    out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    out = torch.zeros_like(x, memory_format=torch.contiguous_format) if out is None else out.zero_()
     beta, gate = torch.sigmoid(dt.float()), torch.nn.functional.silu(z.float())
     x, k, q = x.float(), k.float(), q.float()
     bounds = cu_seqlens.tolist()
@@ -91,7 +94,7 @@ def _round(state: Tensor, dtype: torch.dtype, seed: int, salt: int) -> Tensor:
     likewise; below its normal numbers multiples of 2^-24, by a comparison with the highest 24.
     """
     if dtype == torch.bfloat16:
-        random, num_cut = _random_halves(*state.shape, seed, salt, state.device), 16
+        random, num_cut = _random_halves(state.shape, seed, salt, state.device), 16
     else:
         random, num_cut = _random_bits(state.numel(), seed, salt, state.device).view(state.shape), 13
     mask = (1 << num_cut) - 1
@@ -106,8 +109,9 @@ def _round(state: Tensor, dtype: torch.dtype, seed: int, salt: int) -> Tensor:
     return torch.where(state.isfinite(), rounded, state).to(dtype)
 
 
-def _random_halves(D: int, N: int, seed: int, salt: int, device: torch.device) -> Tensor:
+def _random_halves(shape: torch.Size, seed: int, salt: int, device: torch.device) -> Tensor:
     """(D, N) int64, 16 bits each: channels 2i and 2i+1 take the low and the high half of one number."""
+    D, N = shape
     pairs = _random_bits((D + 1) // 2 * N, seed, salt, device).view(-1, 1, N)
     return torch.cat([pairs & 0xFFFF, pairs >> 16], dim=1).view(-1, N)[:D]
 
