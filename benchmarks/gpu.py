@@ -41,6 +41,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(_SECTIONS), help="sections, with commas")
     parser.add_argument("--models", help="model shapes with commas, instead of 1.3B,130M")
     parser.add_argument("--batches", help="decode batches with commas")
+    parser.add_argument("--slots", help="sequences of the end-to-end load that run at a time, with commas")
+    parser.add_argument("--states", help="state dtypes of decode and engine, with commas: float32,bfloat16")
     parser.add_argument("--layers", type=int, help="layers, instead of the shapes' own")
     parser.add_argument("--rounds", type=int, default=9, help="measurements whose median is taken")
     parser.add_argument("--seconds", type=float, default=240, help="a section begins no further row after that")
@@ -56,6 +58,9 @@ def parse() -> argparse.Namespace:
     unknown = set(args.only.split(",")) - set(_SECTIONS)
     if unknown:
         parser.error(f"unknown sections: {', '.join(sorted(unknown))}; there are {', '.join(_SECTIONS)}")
+    unknown = set((args.states or "").split(",")) - {"", "float32", "bfloat16", "float16"}
+    if unknown:
+        parser.error(f"unknown state dtypes: {', '.join(sorted(unknown))}")
     if args.device == "cpu" and not args.tiny:
         parser.error("--device cpu needs --tiny: the kernels are interpreted there")
     return args
@@ -70,6 +75,10 @@ def make_options(args: argparse.Namespace) -> "Options":
         changes["models"] = tuple(args.models.split(","))
     if args.batches:
         changes["decode_batches"] = tuple(int(batch) for batch in args.batches.split(","))
+    if args.slots:
+        changes["load_slots"] = tuple(int(number) for number in args.slots.split(","))
+    if args.states:
+        changes["state_dtypes"] = tuple(getattr(torch, name) for name in args.states.split(","))
     return Options(
         sizes=replace(sizes, **changes),
         num_layers=args.layers,

@@ -31,9 +31,7 @@ def run(lab: Lab, options: Options) -> Iterator[Case]:
     for name in options.sizes.models:
         config = model_config(name, options.num_layers)
         oracle = Oracle(lab, config, "reference")
-        for state_dtype in (torch.float32, torch.bfloat16):
-            if options.is_deterministic and state_dtype != torch.float32:
-                continue
+        for state_dtype in options.state_dtypes:
             model = make_model(lab, config, state_dtype, is_deterministic=options.is_deterministic)
             batches = options.sizes.decode_batches
             core = _make_core(model, max(batches), options)

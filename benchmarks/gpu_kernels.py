@@ -219,4 +219,5 @@ def _speed(lab: Lab, seconds: float, num_bytes: int) -> Row:
         "MB": num_bytes / 1e6,
         "GB/s": rate / 1e9,
         "% of copy": 100 * rate / lab.ceilings.copy,
+        "% of as large a copy": 100 * lab.seconds_per_copy(num_bytes) / seconds,
     }

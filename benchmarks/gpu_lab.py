@@ -106,6 +106,16 @@ class Lab:
         self.release()
         return seconds
 
+    def seconds_per_copy(self, num_bytes: int) -> float:
+        """Median seconds of a kernel that reads half of `num_bytes` and writes as many, as `seconds_per_launch`.
+
+        It inverts bits, because a graph hands plain copies of some sizes to slower copy engines.
+        """
+        num_sets = self.num_sets(num_bytes)
+        source = torch.randint(2**31, (num_sets, num_bytes // 8), dtype=torch.int32, device=self.device)
+        target = torch.empty_like(source)
+        return self.seconds_per_launch(lambda i: torch.bitwise_not(source[i], out=target[i]), num_sets)
+
     def seconds_of(self, run: Callable[[], Any]) -> float:
         """Median seconds that the device takes for `run`, which is repeated back to back between events."""
         for _ in range(2):

@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-import torch
 from gpu_decode import begin_batch, end_batch, step_times
 from gpu_lab import Case, Lab, Row, WrongResult
 from gpu_oracle import Oracle, generate
@@ -21,9 +20,7 @@ def run(lab: Lab, options: Options) -> Iterator[Case]:
     config = model_config(options.sizes.models[0], options.num_layers)
     oracle = Oracle(lab, config, "gpu")
     num_requests, length, new = options.sizes.load
-    for state_dtype in (torch.float32, torch.bfloat16):
-        if options.is_deterministic and state_dtype != torch.float32:
-            continue
+    for state_dtype in options.state_dtypes:
         model = make_model(lab, config, state_dtype, is_deterministic=options.is_deterministic)
         for chunk, num_slots in itertools.product(options.prefill_chunks, options.sizes.load_slots):
             core = make_core(model, num_slots, **options.core_options(chunk))

@@ -32,6 +32,7 @@ class Sizes:
     # Requests, prompt tokens, new tokens; and how many of them run at a time.
     load: tuple[int, int, int]
     load_slots: tuple[int, ...]
+    state_dtypes: tuple[torch.dtype, ...]
     million: int
     peer_batches: tuple[int, ...]
     peer_prefill: Prompts
@@ -48,6 +49,7 @@ FULL: Final = Sizes(
     prefills=((1, 512), (1, 2048), (8, 2048), (1, 16384), (1, 131072), (64, 512)),
     load=(1024, 512, 256),
     load_slots=(256, 1024),
+    state_dtypes=(torch.float32, torch.bfloat16),
     million=1_000_000,
     peer_batches=(1, 64),
     peer_prefill=(1, 2048),
@@ -63,6 +65,7 @@ TINY: Final = Sizes(
     prefills=((1, 20), (3, 9)),
     load=(6, 5, 4),
     load_slots=(3,),
+    state_dtypes=(torch.float32, torch.bfloat16),
     million=200,
     peer_batches=(2,),
     peer_prefill=(1, 8),
@@ -83,6 +86,11 @@ class Options:
     temperature: float
     is_profiling: bool
     is_deterministic: bool
+
+    @property
+    def state_dtypes(self) -> tuple[torch.dtype, ...]:
+        """Of decode steps and of the load; one for the deterministic mode, whose products they do not change."""
+        return self.sizes.state_dtypes[:1] if self.is_deterministic else self.sizes.state_dtypes
 
     def core_options(self, chunk: int | None = None) -> dict[str, Any]:
         """What a server would be started with, prompts read in chunks of `chunk` tokens."""

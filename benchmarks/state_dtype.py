@@ -162,9 +162,9 @@ def record_rows(backend: KernelBackend, device: torch.device, D: int) -> list[to
     """
     model, seen = load_model(backend, device, torch.float32), []
 
-    def prefill(*args: torch.Tensor) -> torch.Tensor:
+    def prefill(*args: torch.Tensor, **options: Any) -> torch.Tensor:
         seen.append(args[:5])
-        return backend.longhorn.prefill(*args)
+        return backend.longhorn.prefill(*args, **options)
 
     recorder: Any = SimpleNamespace(prefill=prefill)
     model.backend = replace(backend, longhorn=recorder)

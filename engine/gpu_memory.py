@@ -1,5 +1,6 @@
 """How a GPU's memory is shared out: measures what a step needs, gives the states the rest, accounts for all."""
 
+import gc
 import logging
 from dataclasses import dataclass
 from typing import Final
@@ -66,6 +67,9 @@ def measure(
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)
     workspace = torch.cuda.memory_reserved(device) - weights
+    # Cycles hold the runner; what it held is for the one to come.
+    del runner
+    gc.collect()
     graphs = captured + _GRAPH_BYTES * (len(decode_sizes(max_rows)) + len(prompt_shapes))
     return Measured(total, total - free, weights, workspace, graphs)
 

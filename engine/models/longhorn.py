@@ -8,6 +8,7 @@ import torch
 from remuda.engine.backend import KernelBackend
 from remuda.engine.config import ModelConfig
 from remuda.engine.models.base import ForwardBatch, LayerState, StateSpec, StateTensor
+from remuda.kernels.rows import rows_for
 
 
 class _Layer(NamedTuple):
@@ -154,24 +155,24 @@ class Longhorn:
         return hidden
 
     def _conv(self, x: torch.Tensor, layer: _Layer, batch: ForwardBatch, conv_state: torch.Tensor) -> torch.Tensor:
-        conv, b, parts = self.backend.conv, batch.num_decode, []
+        conv, b, out = self.backend.conv, batch.num_decode, rows_for(x, None)
         if b:
-            parts.append(conv.step(x[:b], layer.conv, conv_state, *batch.decode))
+            conv.step(x[:b], layer.conv, conv_state, *batch.decode, out=out[:b])
         if b < len(x):
-            parts.append(conv.prefill(x[b:], layer.conv, conv_state, batch.cu_seqlens, *batch.prefill))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            conv.prefill(x[b:], layer.conv, conv_state, batch.cu_seqlens, *batch.prefill, out=out[b:])
+        return out
 
     def _recurrence(
         self, rows: tuple[torch.Tensor, ...], index: int, layer: _Layer, batch: ForwardBatch, h: torch.Tensor
     ) -> torch.Tensor:
-        longhorn, b, parts = self.backend.longhorn, batch.num_decode, []
+        longhorn, b, out = self.backend.longhorn, batch.num_decode, rows_for(rows[0], None)
         if b:
-            rounding = _rounding(batch.decode_seeds, index)
-            parts.append(longhorn.step(*(row[:b] for row in rows), layer.skip, h, *batch.decode, **rounding))
+            first, rounding = (row[:b] for row in rows), _rounding(batch.decode_seeds, index)
+            longhorn.step(*first, layer.skip, h, *batch.decode, **rounding, out=out[:b])
         if b < len(batch.token_ids):
             rest, rounding = (row[b:] for row in rows), _rounding(batch.prefill_seeds, index)
-            parts.append(longhorn.prefill(*rest, layer.skip, h, batch.cu_seqlens, *batch.prefill, **rounding))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            longhorn.prefill(*rest, layer.skip, h, batch.cu_seqlens, *batch.prefill, **rounding, out=out[b:])
+        return out
 
 
 def _rounding(seeds: torch.Tensor | None, index: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from remuda.kernels import cpu_jit
 from remuda.kernels.cpu_jit import BLOCK, clear, flags, floats, int32s, load_state, parallel, serial, stack
 from remuda.kernels.cpu_math import fma, silu
+from remuda.kernels.rows import rows_for
 
 
 def pack(weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -36,10 +37,18 @@ def from_canonical(state: Tensor) -> Tensor:
 
 
 def step(
-    x: Tensor, packed: Tensor, conv_state: Tensor, src_slots: Tensor, dst_slots: Tensor, fresh: Tensor
+    x: Tensor,
+    packed: Tensor,
+    conv_state: Tensor,
+    src_slots: Tensor,
+    dst_slots: Tensor,
+    fresh: Tensor,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """One token a row, x: (B, D) -> (B, D); bit for bit `prefill` of B sequences of one token."""
-    return prefill(x, packed, conv_state, cpu_jit.one_token_each(x.shape[0]), src_slots, dst_slots, fresh)
+    bounds = cpu_jit.one_token_each(x.shape[0])
+    return prefill(x, packed, conv_state, bounds, src_slots, dst_slots, fresh, out=out)
 
 
 def prefill(
@@ -50,19 +59,21 @@ def prefill(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """silu(bias + sum_w taps[w] * the last W inputs) for S packed sequences, each of at least one token.
 
     x: (T, D), rows may be views of wider ones; conv_state: (num_slots, *state_shape), updated in place;
-    cu_seqlens: (S+1,); src_slots, dst_slots, fresh: (S,). Returns (T, D). No sequence may write a slot
-    that another reads.
+    cu_seqlens: (S+1,); src_slots, dst_slots, fresh: (S,). Returns (T, D), written to
+    `out` if it is given. No sequence may write a slot that another reads.
     """
-    (T, D), W, S = x.shape, packed.shape[1] - 1, src_slots.shape[0]
+    D, W, S = x.shape[1], packed.shape[1] - 1, src_slots.shape[0]
     assert packed.shape == (cpu_jit.num_blocks(D), W + 1, BLOCK)
     assert conv_state.shape[1:] == state_shape(D, W)
     assert cu_seqlens.shape == (S + 1,)
     assert src_slots.shape == dst_slots.shape == fresh.shape
-    out = torch.empty((T, D))
+    out = rows_for(x, out)
     convolve(
         *cpu_jit.rows(x),
         cpu_jit.address(packed, torch.float32),

@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from remuda.kernels.rows import rows_for
 from remuda.kernels.slots import PAD_SLOT
 
 # Rows 0..W-1 are the taps (D,), oldest first; row W is the bias. Float32.
@@ -176,11 +177,18 @@ def from_canonical(state: Tensor) -> Tensor:
 
 
 def step(
-    x: Tensor, packed: PackedConv, conv_state: Tensor, src_slots: Tensor, dst_slots: Tensor, fresh: Tensor
+    x: Tensor,
+    packed: PackedConv,
+    conv_state: Tensor,
+    src_slots: Tensor,
+    dst_slots: Tensor,
+    fresh: Tensor,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """One token a row, x: (B, D), rows of any stride -> (B, D); otherwise `prefill`."""
     D, W = _check(x, packed, conv_state, src_slots, dst_slots, fresh)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = rows_for(x, out)
     _conv_step_kernel[(len(x), triton.cdiv(D, _STEP.block_d))](
         x, packed, conv_state, src_slots, dst_slots, fresh, out, x.stride(0), conv_state.stride(0),
         D=D, W=W, BLOCK_D=_STEP.block_d, num_warps=_STEP.num_warps, enable_fp_fusion=False,
@@ -197,6 +205,7 @@ def prefill(
     dst_slots: Tensor,
     fresh: Tensor,
     *,
+    out: Tensor | None = None,
     tiling: Tiling = _PREFILL,
 ) -> Tensor:
     """silu(bias + sum_w taps[w] * the last W inputs) for S packed sequences, each of at least one token.
@@ -206,13 +215,14 @@ def prefill(
 
     x: (T, D), rows of any stride; conv_state: (num_slots, W-1, D), updated in place; cu_seqlens: (S+1,)
     int32, from 0 to T; src_slots, dst_slots: (S,) int32; fresh: (S,) bool. Returns (T, D) of x's dtype,
-    bit for bit what T calls of `step` return. No sequence may write a slot that another reads.
+    written to `out` if it is given, bit for bit what T calls of `step` return. No sequence may write a slot
+    that another reads.
     """
     D, W = _check(x, packed, conv_state, src_slots, dst_slots, fresh)
     num_tokens, num_seqs = len(x), len(src_slots)
     assert cu_seqlens.shape == (num_seqs + 1,)
     assert tiling.block_t >= W - 1
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = rows_for(x, out)
     grid = (num_tokens // tiling.block_t + num_seqs, triton.cdiv(D, tiling.block_d))
     _conv_prefill_kernel[grid](
         x, packed, conv_state, cu_seqlens, src_slots, dst_slots, fresh, out,

@@ -31,11 +31,18 @@ def from_canonical(state: Tensor) -> Tensor:
 
 
 def step(
-    x: Tensor, packed: PackedConv, conv_state: Tensor, src_slots: Tensor, dst_slots: Tensor, fresh: Tensor
+    x: Tensor,
+    packed: PackedConv,
+    conv_state: Tensor,
+    src_slots: Tensor,
+    dst_slots: Tensor,
+    fresh: Tensor,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """One token a row, x: (B, D) -> (B, D); otherwise `prefill`."""
     cu_seqlens = torch.arange(len(x) + 1, dtype=torch.int32)
-    return prefill(x, packed, conv_state, cu_seqlens, src_slots, dst_slots, fresh)
+    return prefill(x, packed, conv_state, cu_seqlens, src_slots, dst_slots, fresh, out=out)
 
 
 def prefill(
@@ -46,14 +53,17 @@ def prefill(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """silu(bias + sum_w taps[w] * the last W inputs) for S packed sequences, each of at least one token.
 
     x: (T, D); conv_state: (num_slots, D, W-1), updated in place; cu_seqlens: (S+1,); src_slots,
-    dst_slots, fresh: (S,). Returns (T, D) of x's dtype. No sequence may write a slot that another reads.
+    dst_slots, fresh: (S,). Returns (T, D) of x's dtype, written to `out` if it is
+    given. No sequence may write a slot that another reads.
     """
     taps, bias = packed
-    out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    out = torch.zeros_like(x, memory_format=torch.contiguous_format) if out is None else out.zero_()
     bounds = cu_seqlens.tolist()
     rows = zip(bounds, bounds[1:], src_slots.tolist(), dst_slots.tolist(), fresh.tolist(), strict=False)
     for start, end, src, dst, is_fresh in rows:

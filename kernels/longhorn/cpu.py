@@ -22,6 +22,7 @@ from remuda.kernels.cpu_jit import (
     stack,
 )
 from remuda.kernels.cpu_math import ONE, ZERO, exp, fma, silu
+from remuda.kernels.rows import rows_for
 
 
 def state_shape(D: int, N: int) -> tuple[int, ...]:
@@ -50,9 +51,12 @@ def step(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """One token a row, x: (B, D) -> (B, D); bit for bit `prefill` of B sequences of one token."""
-    return prefill(x, dt, k, q, z, skip, h, cpu_jit.one_token_each(x.shape[0]), src_slots, dst_slots, fresh)
+    bounds = cpu_jit.one_token_each(x.shape[0])
+    return prefill(x, dt, k, q, z, skip, h, bounds, src_slots, dst_slots, fresh, out=out)
 
 
 def prefill(
@@ -67,12 +71,14 @@ def prefill(
     src_slots: Tensor,
     dst_slots: Tensor,
     fresh: Tensor,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Recurrence, skip and gate for S packed sequences, each of at least one token.
 
     x, z, dt: (T, D), dt before its sigmoid; k, q: (T, N); rows may be views of wider ones. skip: (D,);
     h: (num_slots, *state_shape), updated in place; cu_seqlens: (S+1,); src_slots, dst_slots, fresh: (S,).
-    Returns (T, D). No sequence may write a slot that another reads.
+    Returns (T, D), written to `out` if it is given. No sequence may write a slot that another reads.
     """
     (T, D), N, S = x.shape, k.shape[1], src_slots.shape[0]
     assert dt.shape == z.shape == x.shape
@@ -81,7 +87,7 @@ def prefill(
     assert h.shape[1:] == state_shape(D, N)
     assert cu_seqlens.shape == (S + 1,)
     assert src_slots.shape == dst_slots.shape == fresh.shape
-    out = torch.empty((T, D))
+    out = rows_for(x, out)
     scan(
         *cpu_jit.rows(x),
         *cpu_jit.rows(dt),

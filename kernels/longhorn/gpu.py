@@ -15,6 +15,7 @@ from torch import Tensor
 
 from remuda.kernels.longhorn import gpu_scan
 from remuda.kernels.longhorn.gpu_rounding import round_state, rounding_key
+from remuda.kernels.rows import rows_for
 from remuda.kernels.slots import PAD_SLOT
 
 _PAD_SLOT = tl.constexpr(PAD_SLOT)
@@ -87,7 +88,7 @@ def _longhorn_kernel(
         b_new = b_h.to(p_h.dtype.element_ty)
     else:
         b_key = rounding_key(tl.load(p_seeds + i_s), salt)
-        b_new = round_state(b_h, b_key, o_d[None, :] * N + o_n[:, None], p_h.dtype.element_ty)
+        b_new = round_state(b_h, b_key, o_d[None, :], o_n[:, None], N, p_h.dtype.element_ty)
     tl.store(p_h + b_dst * stride_slot + o_tile, b_new, mask=m_tile)
 
 
@@ -120,11 +121,12 @@ def step(
     *,
     seeds: Tensor | None = None,
     salt: int = 0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """One token a row, x: (B, D) -> (B, D); otherwise `prefill`."""
     assert len(src_slots) == len(x)
     _check(x, dt, k, q, z, skip, h, src_slots, dst_slots, fresh, seeds)
-    return _launch(x, dt, k, q, z, skip, h, None, src_slots, dst_slots, fresh, seeds, salt)
+    return _launch(x, dt, k, q, z, skip, h, None, src_slots, dst_slots, fresh, seeds, salt, out)
 
 
 def prefill(
@@ -142,6 +144,7 @@ def prefill(
     *,
     seeds: Tensor | None = None,
     salt: int = 0,
+    out: Tensor | None = None,
     exact_order: bool = False,
 ) -> Tensor:
     """Recurrence, skip and gate for S packed sequences, each of at least one token.
@@ -152,18 +155,19 @@ def prefill(
     x, z, dt: (T, D), dt before its sigmoid; k, q: (T, N); rows of any stride; skip: (D,); h: (num_slots,
     N, D), updated in place, float32 between its reads and writes; cu_seqlens: (S+1,) int32, from 0 to T;
     src_slots, dst_slots: (S,) int32; fresh: (S,) bool. No sequence may write a slot that another reads.
-    seeds: (S,) int64 or None: a 16-bit state is rounded stochastically by (seed, salt, d*N + n), or to
+    seeds: (S,) int64 or None: a 16-bit state is rounded stochastically by (seed, salt, d, n), or to
     nearest. exact_order: bit for bit what T calls of `step` give, if slower.
-    Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype. `reference.prefill` has the sources; here
+    Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype, written to `out` if it is given.
+    `reference.prefill` has the sources; here
     delta = beta / (1 + beta*sum k^2) = 1 / (1 + sum k^2 + exp(-dt)) and h += delta*k*(x - k*h).
     """
     assert cu_seqlens.shape == (len(src_slots) + 1,)
     _check(x, dt, k, q, z, skip, h, src_slots, dst_slots, fresh, seeds)
     if not exact_order and gpu_scan.is_served(x, dt, k, q, z):
         return gpu_scan.prefill(
-            x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds=seeds, salt=salt
+            x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds=seeds, salt=salt, out=out
         )
-    return _launch(x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds, salt)
+    return _launch(x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds, salt, out)
 
 
 def _launch(
@@ -180,10 +184,11 @@ def _launch(
     fresh: Tensor,
     seeds: Tensor | None,
     salt: int,
+    out: Tensor | None,
 ) -> Tensor:
     """Run the kernel for rows (cu_seqlens None) or sequences."""
-    (T, D), N = x.shape, k.shape[1]
-    out = torch.empty((T, D), dtype=x.dtype, device=x.device)
+    D, N = x.shape[1], k.shape[1]
+    out = rows_for(x, out)
     block_n = triton.next_power_of_2(N)
     block_d = min(max(_TILE // block_n, _MIN_BLOCK_D), _MAX_BLOCK_D)
     _longhorn_kernel[(len(src_slots), triton.cdiv(D, block_d))](

@@ -292,6 +292,7 @@ def dt_step_kernel(
         b_new = b_h.to(p_h.dtype.element_ty)
     else:
         b_key = rounding_key(tl.load(p_seeds + o_b, mask=m_row, other=0), salt)
-        o_element = o_d[None, None, :] * N + o_n[None, :, None]
-        b_new = round_state(b_h, b_key[:, None, None], o_element, p_h.dtype.element_ty)
+        b_new = round_state(
+            b_h, b_key[:, None, None], o_d[None, None, :], o_n[None, :, None], N, p_h.dtype.element_ty
+        )
     tl.store(p_h + b_dst[:, None, None] * stride_slot + o_tile, b_new, mask=m_tile)

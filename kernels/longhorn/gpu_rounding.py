@@ -22,21 +22,24 @@ def rounding_key(b_seed, salt):
 
 
 @triton.jit
-def round_state(b_h, b_key, o_element, dtype: tl.constexpr):
-    """float32 -> `dtype`, bfloat16 or float16. o_element: d*N + n; b_key: of `rounding_key`, broadcastable."""
+def round_state(b_h, b_key, o_d, o_n, N: tl.constexpr, dtype: tl.constexpr):
+    """float32 -> `dtype`, bfloat16 or float16. o_d, o_n: channels and n; b_key: of `rounding_key`."""
     tl.static_assert(dtype == tl.bfloat16 or dtype == tl.float16)
-    b_random = _mix(o_element.to(tl.uint32) ^ b_key)
     b_bits = b_h.to(tl.uint32, bitcast=True)
-    # Infinities and NaN pass as they are: a carry out of a NaN would make it a zero.
-    m_finite = (b_bits & 0x7F800000) != 0x7F800000
-    MASK: tl.constexpr = 0xFFFF if dtype == tl.bfloat16 else 0x1FFF
-    b_cut = ((b_bits + (b_random & MASK)) & (0xFFFFFFFF - MASK)).to(tl.float32, bitcast=True)
-    if dtype == tl.float16:
-        # Below 2^-14 the steps of float16 are 2^-24, whatever the exponent.
-        b_scaled = tl.abs(b_h) * 16777216.0
-        b_floor = tl.floor(b_scaled)
-        b_up = b_scaled - b_floor > (b_random >> 8).to(tl.float32) * (1.0 / 16777216.0)
-        b_small = (b_floor + b_up.to(tl.float32)) * (1.0 / 16777216.0)
-        b_signed = b_small.to(tl.uint32, bitcast=True) | (b_bits & 0x80000000)
-        b_cut = tl.where(b_scaled < 1024.0, b_signed.to(tl.float32, bitcast=True), b_cut)
-    return tl.where(m_finite, b_cut, b_h).to(dtype)
+    if dtype == tl.bfloat16:
+        # Both channels of a pair lie in one thread, which then computes their hash once.
+        b_random = _mix((o_d // 2 * N + o_n).to(tl.uint32) ^ b_key)
+        b_half = tl.where(o_d % 2 == 0, b_random & 0xFFFF, b_random >> 16)
+        # Arithmetic makes NaNs of 0x7FFFFFFF, out of which a carry would make a zero.
+        b_most = tl.minimum(b_bits.to(tl.int32, bitcast=True), 0x7FFE0000).to(tl.uint32, bitcast=True)
+        return ((b_most + b_half) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+    b_random = _mix((o_d * N + o_n).to(tl.uint32) ^ b_key)
+    b_cut = ((b_bits + (b_random & 0x1FFF)) & 0xFFFFE000).to(tl.float32, bitcast=True)
+    # Below 2^-14 the steps of float16 are 2^-24, whatever the exponent.
+    b_scaled = tl.abs(b_h) * 16777216.0
+    b_floor = tl.floor(b_scaled)
+    b_up = b_scaled - b_floor > (b_random >> 8).to(tl.float32) * (1.0 / 16777216.0)
+    b_small = (b_floor + b_up.to(tl.float32)) * (1.0 / 16777216.0)
+    b_signed = b_small.to(tl.uint32, bitcast=True) | (b_bits & 0x80000000)
+    b_cut = tl.where(b_scaled < 1024.0, b_signed.to(tl.float32, bitcast=True), b_cut)
+    return tl.where((b_bits & 0x7F800000) != 0x7F800000, b_cut, b_h).to(dtype)

@@ -31,6 +31,7 @@ from remuda.kernels.longhorn.gpu_scan_tile import (
     prepare,
     scan_tile,
 )
+from remuda.kernels.rows import rows_for
 from remuda.kernels.slots import PAD_SLOT
 
 STATE_SIZE = 16
@@ -39,7 +40,7 @@ BLOCK_D = TILE_D.value
 # prepares and finishes.
 _STAGES: Final = 4
 _MAX_REGS: Final = 128
-_NUM_REGS: Final = 96
+_NUM_REGS: Final = 128
 _PAD_SLOT = gl.constexpr(PAD_SLOT)
 # Its name in Triton 3.7, and in 3.6.
 _barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
@@ -79,11 +80,10 @@ def _scan_part(
         gl.store(p_to + 3 * D + o_h, h3.to(h_dtype))
     else:
         b_key = _rounding_key(gl.load(p_seeds + i_s), salt)
-        o_element = o_d * 16 + o_n
-        gl.store(p_to + o_h, _round_state(h0, b_key, o_element, h_dtype))
-        gl.store(p_to + D + o_h, _round_state(h1, b_key, o_element + 1, h_dtype))
-        gl.store(p_to + 2 * D + o_h, _round_state(h2, b_key, o_element + 2, h_dtype))
-        gl.store(p_to + 3 * D + o_h, _round_state(h3, b_key, o_element + 3, h_dtype))
+        gl.store(p_to + o_h, _round_state(h0, b_key, o_d, o_n, 16, h_dtype))
+        gl.store(p_to + D + o_h, _round_state(h1, b_key, o_d, o_n + 1, 16, h_dtype))
+        gl.store(p_to + 2 * D + o_h, _round_state(h2, b_key, o_d, o_n + 2, 16, h_dtype))
+        gl.store(p_to + 3 * D + o_h, _round_state(h3, b_key, o_d, o_n + 3, 16, h_dtype))
 
 
 @gluon.jit
@@ -234,10 +234,11 @@ def prefill(
     *,
     seeds: Tensor | None = None,
     salt: int = 0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """`gpu.prefill` where `is_served`; the caller has checked the arguments."""
-    T, D = x.shape
-    out = torch.empty((T, D), dtype=x.dtype, device=x.device)
+    D = x.shape[1]
+    out = rows_for(x, out)
     _scan_kernel[(D // BLOCK_D, len(src_slots))](
         x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds, out, salt,
         x.stride(0), dt.stride(0), k.stride(0), q.stride(0), z.stride(0), h.stride(0),

@@ -35,10 +35,12 @@ def step(
     *,
     seeds: Tensor | None = None,
     salt: int = 0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """One token a row, x: (B, D) -> (B, D); otherwise `prefill`."""
     cu_seqlens = torch.arange(len(x) + 1, dtype=torch.int32)
-    return prefill(x, dt, k, q, z, skip, h, cu_seqlens, src_slots, dst_slots, fresh, seeds=seeds, salt=salt)
+    index = (cu_seqlens, src_slots, dst_slots, fresh)
+    return prefill(x, dt, k, q, z, skip, h, *index, seeds=seeds, salt=salt, out=out)
 
 
 def prefill(
@@ -56,17 +58,18 @@ def prefill(
     *,
     seeds: Tensor | None = None,
     salt: int = 0,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Recurrence, skip and gate (Longhorn, arXiv 2407.14207, section 4) for S packed sequences.
 
     x, z, dt: (T, D), dt before its sigmoid; k, q: (T, N); skip: (D,); h: (num_slots, D, N), updated in
     place, float32 between its reads and writes; cu_seqlens: (S+1,); src_slots, dst_slots, fresh: (S,).
     Every sequence has at least one token, and none may write a slot that another reads.
-    seeds: (S,) int64 or None: a 16-bit state is rounded stochastically by (seed, salt, d*N + n), or to
-    nearest. Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype.
+    seeds: (S,) int64 or None: a 16-bit state is rounded stochastically by (seed, salt, d, n), or to
+    nearest. Returns (sum_n h*q + skip*x) * silu(z): (T, D) of x's dtype, written to `out` if it is given.
     """
     assert seeds is None or h.dtype in (torch.bfloat16, torch.float16)
-    out = torch.zeros_like(x, memory_format=torch.contiguous_format)
+    out = torch.zeros_like(x, memory_format=torch.contiguous_format) if out is None else out.zero_()
     beta, gate = torch.sigmoid(dt.float()), torch.nn.functional.silu(z.float())
     x, k, q = x.float(), k.float(), q.float()
     bounds = cu_seqlens.tolist()
@@ -87,12 +90,13 @@ def prefill(
 def _round(state: Tensor, dtype: torch.dtype, seed: int, salt: int) -> Tensor:
     """Stochastic rounding of a float32 (D, N) to bfloat16 or float16: up with the probability of the distance.
 
-    32 random bits an element. Above float16's subnormals, the lowest 16 of them (bfloat16) or 13 (float16)
-    are added to the float32's bits, and as many are cut off; the others are rounded to multiples of 2^-24
-    by a comparison with the highest 24.
+    bfloat16: 16 random bits an element are added to the float32's, and as many cut off. float16: 13 bits of 32,
+    likewise; below its normal numbers multiples of 2^-24, by a comparison with the highest 24.
     """
-    random = _random_bits(state.numel(), seed, salt, state.device).view(state.shape)
-    num_cut = 16 if dtype == torch.bfloat16 else 13
+    if dtype == torch.bfloat16:
+        random, num_cut = _random_halves(state.shape, seed, salt, state.device), 16
+    else:
+        random, num_cut = _random_bits(state.numel(), seed, salt, state.device).view(state.shape), 13
     mask = (1 << num_cut) - 1
     bits = state.view(torch.int32).long() & 0xFFFFFFFF
     cut = (bits + (random & mask)) & ~mask
@@ -105,8 +109,15 @@ def _round(state: Tensor, dtype: torch.dtype, seed: int, salt: int) -> Tensor:
     return torch.where(state.isfinite(), rounded, state).to(dtype)
 
 
+def _random_halves(shape: torch.Size, seed: int, salt: int, device: torch.device) -> Tensor:
+    """(D, N) int64, 16 bits each: channels 2i and 2i+1 take the low and the high half of one number."""
+    D, N = shape
+    pairs = _random_bits((D + 1) // 2 * N, seed, salt, device).view(-1, 1, N)
+    return torch.cat([pairs & 0xFFFF, pairs >> 16], dim=1).view(-1, N)[:D]
+
+
 def _random_bits(count: int, seed: int, salt: int, device: torch.device) -> Tensor:
-    """(count,) int64, 32 bits each: `_mix` of the element's index, keyed by `seed` and `salt`."""
+    """(count,) int64, 32 bits each: `_mix` of an index, keyed by `seed` and `salt`."""
     low, high, salt_ = (torch.tensor(word & 0xFFFFFFFF, device=device) for word in (seed, seed >> 32, salt))
     key = _mix(low ^ _mix(high ^ _mix(salt_)))
     return _mix(torch.arange(count, device=device) ^ key)

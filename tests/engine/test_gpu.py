@@ -169,6 +169,9 @@ def test_no_wrong_token_is_sent_one_step_late(state_dtype: torch.dtype) -> None:
     # Steps have other sizes one step late, so the bits of other products must not matter.
     requests = random_requests(random.Random(1), 120, logprobs=None, prompt_logprobs=None)
     options: dict[str, Any] = {"state_dtype": state_dtype, "deterministic": True}
+    if state_dtype != torch.float32:
+        # A 16-bit state is rounded where a prompt is cut, which is not to follow from who else is there.
+        options["max_batch_tokens"] = 24 + 24 * 40
     now, late = (described(run_all(make_gpu_core(depth=depth, **options), requests)) for depth in (0, 1))
     assert now == late
 

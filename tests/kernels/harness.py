@@ -54,13 +54,11 @@ class Longhorn:
         """A canonical state per slot."""
         return torch.randn(num_slots, self.D, self.N, generator=torch.Generator().manual_seed(7))
 
-    def call(
-        self, backend: str, rows: list[Tensor], state: Tensor, index: list[Tensor], **rounding: Any
-    ) -> Tensor:
+    def call(self, backend: str, rows: list[Tensor], state: Tensor, index: list[Tensor], **options: Any) -> Tensor:
         """`step` for three index tensors, `prefill` for four."""
         skip = torch.randn(self.D, generator=torch.Generator().manual_seed(8)).to(state.device)
         module = load(self.name, backend)
-        out: Tensor = (module.step if len(index) == 3 else module.prefill)(*rows, skip, state, *index, **rounding)
+        out: Tensor = (module.step if len(index) == 3 else module.prefill)(*rows, skip, state, *index, **options)
         return out
 
 
@@ -80,13 +78,13 @@ class Conv:
         """A canonical state per slot."""
         return torch.randn(num_slots, self.D, self.W - 1, generator=torch.Generator().manual_seed(7))
 
-    def call(self, backend: str, rows: list[Tensor], state: Tensor, index: list[Tensor]) -> Tensor:
+    def call(self, backend: str, rows: list[Tensor], state: Tensor, index: list[Tensor], **options: Any) -> Tensor:
         """`step` for three index tensors, `prefill` for four."""
         draw = torch.Generator().manual_seed(8)
         weight, bias = torch.randn(self.D, 1, self.W, generator=draw), torch.randn(self.D, generator=draw)
         module = load(self.name, backend)
         packed = module.pack(weight.to(state.device), bias.to(state.device))
-        out: Tensor = (module.step if len(index) == 3 else module.prefill)(*rows, packed, state, *index)
+        out: Tensor = (module.step if len(index) == 3 else module.prefill)(*rows, packed, state, *index, **options)
         return out
 
 
@@ -135,7 +133,7 @@ class Pool:
         state: Tensor = load(self.op.name, self.backend).to_canonical(self.state, self.op.D)
         return state.cpu()
 
-    def run(self, rows: tuple[Tensor, ...], pack: Pack, *, by_step: bool = False) -> Tensor:
+    def run(self, rows: tuple[Tensor, ...], pack: Pack, *, by_step: bool = False, **options: Any) -> Tensor:
         """Outputs (T, D) on the CPU; asserts that only destinations changed, and padding gave zeros."""
         before = self.bytes.clone()
         index = [
@@ -149,7 +147,7 @@ class Pool:
             bounds = torch.tensor((0, *pack.lengths)).cumsum(0).to(self.device, torch.int32)
             index.insert(0, bounds)
         inputs = [ragged(row.to(self.device)) for row in rows]
-        out = self.op.call(self.backend, inputs, self.state, index).cpu()
+        out = self.op.call(self.backend, inputs, self.state, index, **options).cpu()
 
         assert out.shape == rows[0].shape
         assert out.is_contiguous()

@@ -239,9 +239,10 @@ HALVES = [torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_stochastic_rounding_is_the_references(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("op", [Longhorn(48, 16), Longhorn(33, 5)], ids=["pow2", "odd"])
+def test_stochastic_rounding_is_the_references(op: Longhorn, dtype: torch.dtype) -> None:
     """Where float32 states agree, so do all bits; elsewhere they are neighbours. Step and prefill alike."""
-    op, T, device = Longhorn(48, 16), 4, device_of("gpu")
+    T, device = 4, device_of("gpu")
     rows = [row.to(device) for row in op.rows(T)]
     seeds = torch.tensor([2**62 + 5, -3, 0, 2**31], device=device)
     slots = torch.tensor([3, 5, 1, 2], dtype=torch.int32, device=device)
@@ -282,7 +283,11 @@ def test_stochastic_rounding_is_unbiased_and_keyed(backend: str, dtype: torch.dt
         assert low < target < high
         chance = (target - low) / (high - low)
         deviation = (chance * (1 - chance) / drawn.numel()) ** 0.5
-        assert ((drawn == high).double().mean() - chance).abs() < 5 * deviation
+        is_up = drawn == high
+        assert (is_up.double().mean() - chance).abs() < 5 * deviation
+        # Neighbouring channels may share a hash; they go up together as often as strangers.
+        together, expected = (is_up[:, ::2] & is_up[:, 1::2]).double(), chance**2
+        assert (together.mean() - expected).abs() < 5 * (expected * (1 - expected) / together.numel()) ** 0.5
         assert torch.equal(stored(5, 3, 1), stored(5, 3, 2))
         for other in (stored(5, 4, 1), stored(6, 3, 1), stored(5 + 2**32, 3, 1)):
             assert not torch.equal(stored(5, 3, 1), other)

@@ -48,6 +48,22 @@ def test_any_split_equals_the_whole(op: Op, backend: str) -> None:
 
 @every_backend
 @every_op
+@pytest.mark.parametrize("by_step", [False, True])
+def test_rows_are_written_where_they_are_wanted(op: Op, by_step: bool, backend: str) -> None:
+    """And nowhere beside: a step and a prompt write parts of the same rows."""
+    rows = op.rows(4)
+    index = one(1 if by_step else 4)
+    rows = tuple(row[: index.num_tokens] for row in rows)
+    expected = Pool(op, backend).run(rows, index, by_step=by_step)
+    wide = torch.full((index.num_tokens + 2, op.D), torch.nan, device=device_of(backend))
+    found = Pool(op, backend).run(rows, index, by_step=by_step, out=wide[1:-1])
+    assert_same(found, expected)
+    assert_same(wide[1:-1].to(expected.device), expected)
+    assert wide[[0, -1]].isnan().all()
+
+
+@every_backend
+@every_op
 @pytest.mark.parametrize("D", [1, 64, 65])
 def test_steps_equal_prefill(op: Op, D: int, backend: str) -> None:
     op = type(op)(D, 4)
