@@ -15,6 +15,7 @@ import zmq
 
 from remuda.engine.config import EngineInfo
 from remuda.engine.errors import EngineDeadError, RemudaError
+from remuda.engine.heap import LONG_PROMPT_TOKENS, trim_heap
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.wire import (
     HELLO,
@@ -36,6 +37,8 @@ from remuda.server.request_limits import RequestLimits
 
 # Messages taken in one go; then the requests get to run, so that a long stall here is not blamed on them.
 _MAX_MESSAGES_AT_ONCE: Final = 64
+# The memory of long prompts is given back so long after the first of them.
+_TRIM_AFTER_S: Final = 1.0
 
 
 class EngineStatus(Enum):
@@ -62,6 +65,7 @@ class EngineLink:
         self.progress = EngineLoading("starting", 0.0)
         self.failure: EngineFailed | None = None
         self._stats: EngineStats | None = None
+        self._trim: asyncio.TimerHandle | None = None
         self._stats_waiter: asyncio.Future[EngineStats | None] | None = None
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
@@ -107,6 +111,8 @@ class EngineLink:
     def close(self) -> None:
         """Leave, and free the ZeroMQ context."""
         self.disconnect(EngineDeadError("the server is shutting down"))
+        if self._trim is not None:
+            self._trim.cancel()
         self._context.term()
 
     def fail_all(self, error: RemudaError) -> None:
@@ -129,6 +135,8 @@ class EngineLink:
             self.send(AddRequest(prompt_id, prompt, params))
         if self.limits.request_timeout_s is not None:
             handle.limit_time(self.limits.request_timeout_s)
+        if max(map(len, prompts)) >= LONG_PROMPT_TOKENS:
+            self._trim_soon()
         return handle
 
     async def ask_stats(self, within_s: float) -> EngineStats | None:
@@ -155,6 +163,15 @@ class EngineLink:
             self._socket.send(self._encoder.encode(message), zmq.NOBLOCK)
             if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 asyncio.get_running_loop().call_soon(self._drain)
+
+    def _trim_soon(self) -> None:
+        """Once for all long prompts of a moment, by the end of which their bodies and lists are let go."""
+        if self._trim is None:
+            self._trim = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim_now)
+
+    def _trim_now(self) -> None:
+        self._trim = None
+        trim_heap()
 
     def _end_stats_wait(self) -> None:
         waiter, self._stats_waiter = self._stats_waiter, None

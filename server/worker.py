@@ -20,6 +20,7 @@ import uvloop
 
 from remuda.engine.chat_template import ChatTemplate
 from remuda.engine.errors import EngineDeadError, RemudaError
+from remuda.engine.heap import trim_heap
 from remuda.engine.tokenizer import check_tokenizer_fits, load_tokenizer
 from remuda.server.control import (
     Channel,
@@ -150,6 +151,7 @@ class ApiWorker:
             # What stands now stays: the collector need not go over it in the middle of a stream.
             gc.collect()
             gc.freeze()
+            trim_heap()
             self._channel.send(WorkerReady())
 
 

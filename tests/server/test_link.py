@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from remuda.engine.errors import EngineDeadError, InvalidRequestError, QueueFullError
+from remuda.engine.heap import LONG_PROMPT_TOKENS
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.wire import (
     AbortRequest,
@@ -45,6 +46,25 @@ def test_choices_are_numbered_over_prompts(engine: FakeEngine) -> None:
             ("r-1", 2),
             ("r-1", 3),
         ]
+
+    with_link(engine, body)
+
+
+@pytest.mark.parametrize(("num_tokens", "num_trims"), [(LONG_PROMPT_TOKENS - 1, 0), (LONG_PROMPT_TOKENS, 1)])
+def test_memory_of_long_prompts_is_given_back(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, num_tokens: int, num_trims: int
+) -> None:
+    """Soon after, once for all that have come."""
+    trims: list[None] = []
+    monkeypatch.setattr("remuda.server.link.trim_heap", lambda: trims.append(None))
+    monkeypatch.setattr("remuda.server.link._TRIM_AFTER_S", 0.05)
+
+    async def body(link: EngineLink) -> None:
+        handles = [link.submit(name, [[5] * num_tokens], PARAMS) for name in ("a", "b")]
+        for handle in handles:
+            await take_all(handle)
+        await asyncio.sleep(0.2)
+        assert len(trims) == num_trims
 
     with_link(engine, body)
 
