@@ -9,6 +9,7 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY engine engine
 COPY kernels kernels
 COPY server server
+COPY clients clients
 COPY demo demo
 RUN python -m venv /opt/remuda \
     && /opt/remuda/bin/python -m pip install --no-cache-dir -c constraints.txt ".[${ACCELERATOR}]"

@@ -71,6 +71,11 @@ def test_every_package_is_listed() -> None:
     assert listed == found
 
 
+def test_the_image_is_built_of_every_folder() -> None:
+    copied = {line for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("COPY ")}
+    assert {f"COPY {folder} {folder}" for folder in ARROWS} <= copied
+
+
 def test_the_root_and_kernels_stay_namespaces() -> None:
     for path in (ROOT / "__init__.py", ROOT / "kernels" / "__init__.py", ROOT / "remuda"):
         assert not path.exists()

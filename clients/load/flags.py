@@ -161,7 +161,7 @@ class LongContextFlags:
         ),
     ] = (1_000, 4_000, 16_000, 64_000)
     sequences: Annotated[int, _by(parse_count, "N", _LONG, "That decode at a time; 16 by default.")] = 16
-    window: Annotated[int, _by(parse_count, "N", _LONG, "Tokens of each that are sampled; 64 by default.")] = 64
+    window: Annotated[int, _by(parse_count, "N", _LONG, "Tokens of each that are sampled; 256 by default.")] = 256
     settle: Annotated[int, _by(parse_count, "N", _LONG, "Tokens of each before those; 8 by default.")] = 8
     rounds: Annotated[
         int, _by(parse_count, "N", _LONG, "Through all lengths, up and down in turns; 1 by default.")
