@@ -1,9 +1,9 @@
-"""What long prompts leave is given back once for each, when it is let go."""
+"""What prompts leave is given back each time that enough of them have been let go."""
 
 import pytest
 
 from remuda.engine import heap
-from remuda.engine.heap import LONG_PROMPT_TOKENS, LongPrompts
+from remuda.engine.heap import TRIM_AFTER_TOKENS, HeldPrompts
 
 
 @pytest.fixture
@@ -14,21 +14,23 @@ def trims(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     return calls
 
 
-def test_a_long_prompt_is_trimmed_once(trims: list[None]) -> None:
-    prompts = LongPrompts()
-    prompts.hold("long", LONG_PROMPT_TOKENS)
+def test_a_long_prompt(trims: list[None]) -> None:
+    prompts = HeldPrompts()
+    prompts.hold("long", TRIM_AFTER_TOKENS)
     assert trims == []
     prompts.let_go("long")
     prompts.let_go("long")
+    prompts.let_go("unknown")
     assert len(trims) == 1
 
 
-def test_short_and_unknown_prompts_are_not(trims: list[None]) -> None:
-    prompts = LongPrompts()
-    prompts.hold("short", LONG_PROMPT_TOKENS - 1)
-    prompts.let_go("short")
-    prompts.let_go("unknown")
-    assert trims == []
+def test_short_ones_add_up(trims: list[None]) -> None:
+    prompts = HeldPrompts()
+    for i in range(64):
+        prompts.hold(f"p{i}", TRIM_AFTER_TOKENS // 32)
+    for i in range(64):
+        prompts.let_go(f"p{i}")
+        assert len(trims) == (i + 1) // 32
 
 
 def test_a_c_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

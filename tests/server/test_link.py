@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from remuda.engine.errors import EngineDeadError, InvalidRequestError, QueueFullError
-from remuda.engine.heap import LONG_PROMPT_TOKENS
+from remuda.engine.heap import TRIM_AFTER_TOKENS
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.wire import (
     AbortRequest,
@@ -50,8 +50,11 @@ def test_choices_are_numbered_over_prompts(engine: FakeEngine) -> None:
     with_link(engine, body)
 
 
-@pytest.mark.parametrize(("num_tokens", "num_trims"), [(LONG_PROMPT_TOKENS - 1, 0), (LONG_PROMPT_TOKENS, 1)])
-def test_memory_of_long_prompts_is_given_back(
+@pytest.mark.parametrize(
+    ("num_tokens", "num_trims"),
+    [(TRIM_AFTER_TOKENS // 2 - 1, 0), (TRIM_AFTER_TOKENS // 2, 1), (TRIM_AFTER_TOKENS, 1)],
+)
+def test_memory_of_prompts_is_given_back(
     engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, num_tokens: int, num_trims: int
 ) -> None:
     """Soon after, once for all that have come."""
