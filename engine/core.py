@@ -11,6 +11,7 @@ from remuda.engine.config import EngineInfo
 from remuda.engine.errors import InvalidRequestError
 from remuda.engine.grammar_compiler import GrammarCompiler
 from remuda.engine.guide import Guide
+from remuda.engine.heap import TokensLetGo
 from remuda.engine.runner import PendingStep, Runner, StepResult
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.scheduler import Plan, PrefillChunk, Scheduler
@@ -49,6 +50,7 @@ class EngineCore:
         # What a step that failed owes to those who were in it.
         self._failures: list[SequenceOutput] = []
         self._num_added = 0
+        self._let_go = TokensLetGo()
 
     @property
     def has_work(self) -> bool:
@@ -130,6 +132,11 @@ class EngineCore:
         for sequence in list(request.sequences):
             if index is None or sequence.index == index:
                 self._scheduler.finish(sequence)
+        if request.is_finished:
+            self._drop_prompt(request)
+
+    def _drop_prompt(self, request: Request) -> None:
+        self._let_go.note(request.drop_prompt())
 
     def step(self) -> list[SequenceOutput]:
         """Advance everybody by one step, and say what a step brought to whom: this one, or the one before.
@@ -158,7 +165,7 @@ class EngineCore:
             self._under_way.append((plan, self.runner.launch(plan)))
             for chunk in plan.prefill:
                 if chunk.is_last:
-                    chunk.request.drop_prompt()
+                    self._drop_prompt(chunk.request)
         max_under_way = 0 if plan.is_empty or plan.is_guided else self._depth
         while len(self._under_way) > max_under_way:
             launched, pending = self._under_way[0]
@@ -173,6 +180,8 @@ class EngineCore:
             for sequence in lost:
                 if not sequence.is_finished:
                     self._failures.append(self._fail(sequence, "a step of the engine failed"))
+            for chunk in plan.prefill:
+                self._drop_prompt(chunk.request)
 
     def _postprocess(self, plan: Plan, result: StepResult) -> list[SequenceOutput]:
         outputs = []

@@ -5,6 +5,7 @@ and a server's memory would grow with the contexts that it has seen.
 """
 
 import ctypes
+from collections.abc import Callable
 from typing import Final
 
 # Tokens of prompts after which the heap is trimmed: a few megabytes, and seldom enough to cost nothing.
@@ -20,23 +21,16 @@ def trim_heap() -> None:
         trim(0)
 
 
-class HeldPrompts:
-    """The prompts that a process holds. The heap is trimmed each time that enough of them have been let go."""
+class TokensLetGo:
+    """Counts the tokens of prompts that a process has let go, and calls `trim` each time that they are enough."""
 
-    def __init__(self) -> None:
-        self._num_tokens: dict[str, int] = {}
-        self._num_let_go = 0
+    def __init__(self, trim: Callable[[], None] = trim_heap) -> None:
+        self._trim = trim
+        self._num_tokens = 0
 
-    def hold(self, name: str, num_tokens: int) -> None:
-        """A prompt has come."""
-        self._num_tokens[name] = num_tokens
-
-    def let_go(self, name: str) -> None:
-        """It is read, or its request has ended. May be called again and again, and costs a look-up then."""
-        num_tokens = self._num_tokens.pop(name, 0)
-        if num_tokens == 0:
-            return
-        self._num_let_go += num_tokens
-        if self._num_let_go >= TRIM_AFTER_TOKENS:
-            self._num_let_go = 0
-            trim_heap()
+    def note(self, num_tokens: int) -> None:
+        """So many more."""
+        self._num_tokens += num_tokens
+        if self._num_tokens >= TRIM_AFTER_TOKENS:
+            self._num_tokens = 0
+            self._trim()

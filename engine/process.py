@@ -19,7 +19,7 @@ from remuda.engine.config import EngineConfig
 from remuda.engine.core import EngineCore
 from remuda.engine.errors import EngineDeadError, InvalidRequestError, QueueFullError, RemudaError
 from remuda.engine.grammar_queue import GrammarQueue
-from remuda.engine.heap import HeldPrompts, trim_heap
+from remuda.engine.heap import trim_heap
 from remuda.engine.log_format import LogFormat, configure_logging
 from remuda.engine.logprob_pieces import pack
 from remuda.engine.wire import (
@@ -65,7 +65,6 @@ class EngineServer:
         self._workers: set[bytes] = set()
         self._owners: dict[str, bytes] = {}
         self._memory = psutil.Process()
-        self._held_prompts = HeldPrompts()
         self._num_steps = self._num_prompt_tokens = self._num_output_tokens = self._num_aborts = 0
         self._core: EngineCore | None = None
         self._grammars: GrammarQueue | None = None
@@ -180,7 +179,6 @@ class EngineServer:
         else:
             self._owners[request.request_id] = worker
             self._num_prompt_tokens += len(request.prompt)
-            self._held_prompts.hold(request.request_id, len(request.prompt))
 
     def _reject(self, worker: bytes, request: AddRequest, error: RemudaError) -> None:
         param = error.param if isinstance(error, InvalidRequestError) else None
@@ -227,7 +225,6 @@ class EngineServer:
         num_tokens = 0
         for output in outputs:
             by_worker[self._owners[output.request_id]].append(output)
-            self._held_prompts.let_go(output.request_id)
             num_tokens += len(output.token_ids)
             if output.prompt_logprobs is not None:
                 output.prompt_logprob_pieces, output.prompt_logprobs = pack(output.prompt_logprobs), None
@@ -243,7 +240,6 @@ class EngineServer:
     def _forget_ended(self, request_id: str) -> None:
         if self._core is not None and not self._core.holds(request_id):
             self._owners.pop(request_id, None)
-            self._held_prompts.let_go(request_id)
 
     def _send(self, worker: bytes, message: FromEngine) -> None:
         self._socket.send_multipart([worker, self._encoder.encode(message)])

@@ -119,6 +119,8 @@ class Request:
         """Every sequence has ended."""
         return self.num_live == 0
 
-    def drop_prompt(self) -> None:
-        """Forget the prompt's ids: the state holds what the model needs of them."""
+    def drop_prompt(self) -> int:
+        """Forget the prompt's ids, and say how many they were: the state holds what the model needs of them."""
+        num_tokens = len(self.prompt)
         self.prompt = self.prompt[:0].copy()
+        return num_tokens

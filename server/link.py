@@ -15,7 +15,7 @@ import zmq
 
 from remuda.engine.config import EngineInfo
 from remuda.engine.errors import EngineDeadError, RemudaError
-from remuda.engine.heap import TRIM_AFTER_TOKENS, trim_heap
+from remuda.engine.heap import TokensLetGo, trim_heap
 from remuda.engine.sampling_params import SamplingParams
 from remuda.engine.wire import (
     HELLO,
@@ -66,7 +66,7 @@ class EngineLink:
         self.failure: EngineFailed | None = None
         self._stats: EngineStats | None = None
         self._trim: asyncio.TimerHandle | None = None
-        self._num_untrimmed = 0
+        self._let_go = TokensLetGo(self._trim_soon)
         self._stats_waiter: asyncio.Future[EngineStats | None] | None = None
         self._context = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
@@ -136,7 +136,7 @@ class EngineLink:
             self.send(AddRequest(prompt_id, prompt, params))
         if self.limits.request_timeout_s is not None:
             handle.limit_time(self.limits.request_timeout_s)
-        self._note_tokens(sum(map(len, prompts)))
+        self._let_go.note(sum(map(len, prompts)))
         return handle
 
     async def ask_stats(self, within_s: float) -> EngineStats | None:
@@ -164,14 +164,13 @@ class EngineLink:
             if int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 asyncio.get_running_loop().call_soon(self._drain)
 
-    def _note_tokens(self, num_tokens: int) -> None:
-        """Give memory back a moment after enough tokens have come: their bodies and lists are let go by then."""
-        self._num_untrimmed += num_tokens
-        if self._num_untrimmed >= TRIM_AFTER_TOKENS and self._trim is None:
+    def _trim_soon(self) -> None:
+        """Give memory back in a moment: the bodies and lists of what has come are let go by then."""
+        if self._trim is None:
             self._trim = asyncio.get_running_loop().call_later(_TRIM_AFTER_S, self._trim_now)
 
     def _trim_now(self) -> None:
-        self._trim, self._num_untrimmed = None, 0
+        self._trim = None
         trim_heap()
 
     def _end_stats_wait(self) -> None:

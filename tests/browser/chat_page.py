@@ -40,8 +40,9 @@ class ChatPage:
         self.page.keyboard.press(keys)
 
     def begin(self, text: str) -> None:
-        """Send a message, and do not wait for the answer."""
+        """Send a message once the page lets one be sent, and do not wait for the answer."""
         self.page.fill("#prompt", text)
+        expect(self.page.locator("#send")).to_be_enabled()
         self.page.press("#prompt", "Enter")
 
     def send(self, text: str) -> None:

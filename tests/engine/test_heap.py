@@ -2,34 +2,28 @@
 
 import pytest
 
+from remuda.engine import core as core_module
 from remuda.engine import heap
-from remuda.engine.heap import TRIM_AFTER_TOKENS, HeldPrompts
+from remuda.engine.heap import TRIM_AFTER_TOKENS, TokensLetGo
+from remuda.engine.sampling_params import SamplingParams
+from tests.engine import tiny
 
 
 @pytest.fixture
-def trims(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+def trims() -> list[None]:
     """Grows by one for each time that the heap is trimmed."""
-    calls: list[None] = []
-    monkeypatch.setattr(heap, "trim_heap", lambda: calls.append(None))
-    return calls
+    return []
 
 
 def test_a_long_prompt(trims: list[None]) -> None:
-    prompts = HeldPrompts()
-    prompts.hold("long", TRIM_AFTER_TOKENS)
-    assert trims == []
-    prompts.let_go("long")
-    prompts.let_go("long")
-    prompts.let_go("unknown")
+    TokensLetGo(lambda: trims.append(None)).note(TRIM_AFTER_TOKENS)
     assert len(trims) == 1
 
 
 def test_short_ones_add_up(trims: list[None]) -> None:
-    prompts = HeldPrompts()
+    let_go = TokensLetGo(lambda: trims.append(None))
     for i in range(64):
-        prompts.hold(f"p{i}", TRIM_AFTER_TOKENS // 32)
-    for i in range(64):
-        prompts.let_go(f"p{i}")
+        let_go.note(TRIM_AFTER_TOKENS // 32)
         assert len(trims) == (i + 1) // 32
 
 
@@ -37,3 +31,26 @@ def test_a_c_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPa
     heap.trim_heap()
     monkeypatch.setattr(heap, "_C_LIBRARY", object())
     heap.trim_heap()
+
+
+def test_the_engine_counts_each_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[int] = []
+
+    class Spy(TokensLetGo):
+        def note(self, num_tokens: int) -> None:
+            noted.append(num_tokens)
+
+    monkeypatch.setattr(core_module, "TokensLetGo", Spy)
+    core = tiny.make_core("cpu", num_slots=1, max_batch_tokens=8, prefill_chunk=4)
+    params = SamplingParams(temperature=0.0, max_tokens=3)
+    # One is read to its end, one left while it is read, one in the queue.
+    for name, num_tokens in (("read", 9), ("left", 17), ("queued", 33)):
+        core.add(name, [1] * num_tokens, params)
+    while core.holds("read"):
+        core.step()
+    core.step()
+    core.abort("left")
+    core.abort("queued")
+    core.abort("queued")
+    assert [n for n in noted if n] == [9, 17, 33]
+    assert not core.has_work
