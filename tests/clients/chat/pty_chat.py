@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+import psutil
+
 _SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _PADDING = re.compile(r" +\n")
 
@@ -51,6 +53,15 @@ class PtyChat:
     def type(self, text: str) -> None:
         """Keys."""
         os.write(self._master, text.encode())
+
+    def is_waiting(self) -> bool:
+        """It sleeps, and goes on sleeping: for the next key, where all that was typed is shown."""
+        process = psutil.Process(self.process.pid)
+        for _ in range(5):
+            if process.status() != psutil.STATUS_SLEEPING:
+                return False
+            time.sleep(0.02)
+        return True
 
     def ask(self, line: str) -> str:
         """Type a line at the prompt; what is shown until the next prompt."""

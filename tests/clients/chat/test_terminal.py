@@ -1,7 +1,6 @@
 """The chat in a pseudo-terminal: answers, commands, Ctrl-C, errors."""
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,10 +75,10 @@ def test_ctrl_c_before_the_first_token_takes_the_question_back(chat: PtyChat, en
 
 def test_ctrl_c_twice_at_the_prompt_leaves(chat: PtyChat) -> None:
     def interrupt() -> None:
-        # Between an echo and its next wait for a key, Python's readline would miss a signal.
         chat.type("half a line")
         chat.until("half a line")
-        time.sleep(0.5)
+        # Between an echo and its next wait for a key, Python's readline would miss a signal.
+        assert eventually(chat.is_waiting)
         chat.type(CTRL_C)
 
     interrupt()
