@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 MODEL ?= demo
+JOBS ?= 2
 # setuptools warns of every editable install of a mapped package; the layout test guards what it warns of.
 PIP := PYTHONWARNINGS='ignore:Editable installation' $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -40,8 +41,8 @@ types: dev ## mypy
 	mkdir -p build/types && ln -sfn ../.. build/types/remuda
 	$(BIN)/mypy -p remuda.engine -p remuda.kernels -p remuda.server -p remuda.clients
 
-test: lint types ## lint, type-check and run the tests
-	$(BIN)/python -m pytest
+test: lint types ## lint, type-check and run the tests, in JOBS processes
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 browser: browser-tools ## the tests of the chat page in headless Chromium, which must be there
 	REMUDA_BROWSER_TESTS=required $(BIN)/python -m pytest -m browser tests/browser

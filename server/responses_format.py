@@ -8,7 +8,7 @@ from remuda.engine.errors import InvalidRequestError, QueueFullError, RemudaErro
 from remuda.server.generation import Choice, Generation
 from remuda.server.logprobs import described
 from remuda.server.prompts import AnyTokenizer
-from remuda.server.responses_items import EventWriter, HeldLogprobs, OutputItems
+from remuda.server.responses_items import Entry, EventWriter, HeldLogprobs, OutputItems
 from remuda.server.responses_schema import ResponseRequest
 from remuda.server.responses_tools import echoed_choice, echoed_format, echoed_tools
 from remuda.server.tool_calls import CallArguments, CallStart, TextPiece, ToolEvent
@@ -143,11 +143,11 @@ class ResponsesFormat:
         else:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
 
-    def _take_logprobs(self, choice: Choice) -> list[dict[str, Any]]:
+    def _take_logprobs(self, choice: Choice) -> list[Entry]:
         if not choice.logprobs:
             return []
         num_top = self._request.top_logprobs or 0
-        entries = list(described(choice.logprobs, num_top, self._tokenizer))
+        entries = [Entry.of(one) for one in described(choice.logprobs, num_top, self._tokenizer)]
         choice.logprobs = []
         return entries
 

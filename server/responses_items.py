@@ -1,7 +1,7 @@
 """The output items of one response while they are written: messages and calls of functions, with their events."""
 
 import secrets
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
@@ -36,17 +36,34 @@ class EventWriter:
         return self._num_events - 1
 
 
+class Entry(NamedTuple):
+    """The log-probabilities of one token as JSON texts: encoded when they come, not all at once at the end.
+
+    without_bytes: as OpenAI's events have them; the bytes of tokens are in the item.
+    """
+
+    whole: msgspec.Raw
+    without_bytes: msgspec.Raw
+
+    @classmethod
+    def of(cls, described: dict[str, Any]) -> Self:
+        """Of what `logprobs.described` gives."""
+        top = [_without_bytes(one) for one in described["top_logprobs"]]
+        short = {**_without_bytes(described), "top_logprobs": top}
+        return cls(msgspec.Raw(msgspec.json.encode(described)), msgspec.Raw(msgspec.json.encode(short)))
+
+
 class HeldLogprobs:
     """Log-probabilities of what a parser has taken, until it says which of it is text of messages."""
 
     def __init__(self) -> None:
-        self._held: list[tuple[int, list[dict[str, Any]]]] = []
+        self._held: list[tuple[int, list[Entry]]] = []
 
-    def hold(self, num_chars: int, logprobs: list[dict[str, Any]]) -> None:
+    def hold(self, num_chars: int, logprobs: list[Entry]) -> None:
         """Those of the next characters."""
         self._held.append((num_chars, logprobs))
 
-    def take(self, num_chars: int, *, is_behind_call: bool) -> list[dict[str, Any]]:
+    def take(self, num_chars: int, *, is_behind_call: bool) -> list[Entry]:
         """Those of text: of the first that are held or, where the end of a call was taken before it, the last."""
         held = self._held[::-1] if is_behind_call else self._held
         num_taken = 0
@@ -57,7 +74,7 @@ class HeldLogprobs:
         self._held = [] if is_behind_call else held[num_taken:]
         return [entry for _, entries in (taken[::-1] if is_behind_call else taken) for entry in entries]
 
-    def clear(self) -> list[dict[str, Any]]:
+    def clear(self) -> list[Entry]:
         """Hold none any more; gives those that were left."""
         left, self._held = self._held, []
         return [entry for _, entries in left for entry in entries]
@@ -73,7 +90,7 @@ class OutputItems:
         self._is_open = False
         # Of the open item: its text or arguments, log-probabilities, and the beginning of its deltas.
         self._texts: list[str] = []
-        self._logprobs: list[dict[str, Any]] = []
+        self._logprobs: list[Entry] = []
         self._delta = b""
 
     @property
@@ -81,14 +98,14 @@ class OutputItems:
         """The open item is a call."""
         return self._is_open and self.items[-1]["type"] == "function_call"
 
-    def add_text(self, text: str, logprobs: list[dict[str, Any]]) -> bytes:
+    def add_text(self, text: str, logprobs: list[Entry]) -> bytes:
         """Text of a message, which begins where none is open."""
         opening = b"" if self._is_open and not self.is_in_call else self._open_message()
         self._texts.append(text)
         if not logprobs:
             return opening + (self._events.with_delta(self._delta, text) if text else b"")
         self._logprobs += logprobs
-        fields = {"content_index": 0, "delta": text, "logprobs": _without_bytes(logprobs)}
+        fields = {"content_index": 0, "delta": text, "logprobs": [entry.without_bytes for entry in logprobs]}
         return opening + self._events.write(_TEXT_DELTA, **self._place(), **fields)
 
     def start_call(self, name: str) -> bytes:
@@ -114,10 +131,10 @@ class OutputItems:
             item["arguments"] = text
             ended = self._events.write("response.function_call_arguments.done", **place, arguments=text)
         else:
-            part = _output_text(text, self._logprobs)
+            part = _output_text(text, [entry.whole for entry in self._logprobs])
             item["content"] = [part]
             place["content_index"] = 0
-            logprobs = _without_bytes(self._logprobs)
+            logprobs = [entry.without_bytes for entry in self._logprobs]
             ended = self._events.write("response.output_text.done", **place, text=text, logprobs=logprobs)
             ended += self._events.write("response.content_part.done", **place, part=part)
         self._is_open, self._texts, self._logprobs = False, [], []
@@ -143,15 +160,9 @@ class OutputItems:
         return {"item_id": self.items[-1]["id"], "output_index": len(self.items) - 1}
 
 
-def _output_text(text: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
+def _output_text(text: str, logprobs: list[msgspec.Raw]) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
-def _without_bytes(logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As OpenAI's events have them; the bytes of tokens are in the item."""
-    keys = ("token", "logprob")
-    return [
-        {key: entry[key] for key in keys}
-        | {"top_logprobs": [{key: top[key] for key in keys} for top in entry["top_logprobs"]]}
-        for entry in logprobs
-    ]
+def _without_bytes(described: dict[str, Any]) -> dict[str, Any]:
+    return {"token": described["token"], "logprob": described["logprob"]}

@@ -1,7 +1,7 @@
 """Every failure of a request is a result with its kind, and the run goes on."""
 
 import threading
-from typing import Any
+import time
 
 import pytest
 
@@ -44,26 +44,28 @@ def test_a_fault_before_the_first_event_is_no_latency(fake: FakeServer) -> None:
 
 def test_a_server_that_goes_away_fails_requests_and_not_the_run() -> None:
     server = FakeServer("remuda")
+    killer = threading.Thread(target=_kill_after_three, args=[server])
     try:
-        load = LoadOptions(rates=(20.0, 20.0), process="constant", num_requests=30)
-        console_script = {"first": 0.01, "gap": 0.01}
-        ended = _run_and_kill(server, load, console_script)
+        killer.start()
+        load = LoadOptions(rates=(20.0, 20.0), process="constant", num_requests=60)
+        ended = run(server.url, load, script={"first": 0.01, "gap": 0.01}, tokens=2)
     finally:
+        killer.join()
         server.stop()
     (stage,) = ended.result.stages
-    assert stage.num_requests == 30
-    assert 0 < stage.num_failed < 30
+    assert stage.num_requests == 60
+    assert 0 < stage.num_failed < 60
     assert set(stage.errors) <= {"connection", "broken stream", "disconnected"}
     assert stage.errors["connection"] > 0
 
 
-def _run_and_kill(server: FakeServer, load: LoadOptions, script: dict[str, Any]) -> Any:
-    timer = threading.Timer(1.0, server.process.kill)
-    timer.start()
-    try:
-        return run(server.url, load, script=script, tokens=2)
-    finally:
-        timer.join()
+def _kill_after_three(server: FakeServer) -> None:
+    """When it has been asked three times, long before the load has ended."""
+    num_asked, deadline = 0, time.monotonic() + 60
+    while num_asked < 3 and time.monotonic() < deadline:
+        num_asked += len(server.log()["bodies"])
+        time.sleep(0.02)
+    server.process.kill()
 
 
 def test_no_server_is_one_line() -> None:
