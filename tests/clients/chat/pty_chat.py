@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -17,6 +18,12 @@ import psutil
 
 _SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _PADDING = re.compile(r" +\n")
+
+
+def _take_terminal() -> None:
+    """So that a Ctrl-C typed into it becomes a signal; whoever runs the tests in the background ignores that."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class PtyChat:
@@ -35,8 +42,7 @@ class PtyChat:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            # So that a Ctrl-C typed into it becomes a signal.
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            preexec_fn=_take_terminal,
             env={**base, "TERM": "xterm-256color", "XDG_STATE_HOME": str(state), **(environment or {})},
         )
         os.close(slave)
