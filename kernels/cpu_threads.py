@@ -7,47 +7,66 @@ and one thread is ahead by ten times. No knob fits both, and neighbours come and
 
 from typing import Final
 
-# Weight of the newest time in the running mean: a few steps decide.
-_NEWEST: Final = 0.25
-# Runs between two trials of the other choice. Doubles with each trial that confirms the choice.
-_FIRST_TRIAL_AFTER: Final = 16
-_LAST_TRIAL_AFTER: Final = 1024
+# Pairs of runs, one with each choice, that decide: where a core is shared, single runs tell little.
+_PAIRS: Final = 8
+# The other choice must be this much faster.
+_WORTH_A_CHANGE: Final = 0.95
+# Runs between two comparisons. Doubles with each one that confirms the choice.
+_FIRST_PAUSE: Final = 64
+_LAST_PAUSE: Final = 2048
+# A pause ends early where the running mean, in which the newest time has this weight, has grown so much.
+_NEWEST: Final = 1 / 32
+_GREW: Final = 1.5
+_SHORTEST_PAUSE: Final = 16
 
 
 class ThreadChooser:
-    """Alternates between one thread and `max_threads`, and keeps to the faster while it stays so.
+    """Keeps to the faster of one thread and `max_threads`, and compares them now and then.
 
     Call `choose`, run with that many threads, then `record` what it took.
     """
 
     def __init__(self, max_threads: int) -> None:
-        self._options = (max_threads, 1) if max_threads > 1 else (1,)
-        self._means: dict[int, float] = {}
-        self._best = max_threads
-        self._trial_after = _FIRST_TRIAL_AFTER
-        self._num_runs = 0
+        self._best, self._other = max_threads, 1
+        self._pause = _FIRST_PAUSE
+        # Runs since the last comparison, the best's mean in it, and the running mean since.
+        self._num_runs, self._usual, self._mean = 0, 0.0, 0.0
+        # Of a comparison: what the best took, and the other.
+        self._pairs: tuple[list[float], list[float]] | None = ([], [])
 
     def choose(self) -> int:
         """The number of threads for the next run."""
-        unknown = [option for option in self._options if option not in self._means]
-        if unknown:
-            return unknown[0]
-        self._num_runs += 1
-        if self._num_runs >= self._trial_after and len(self._options) > 1:
-            self._num_runs = 0
-            return next(option for option in self._options if option != self._best)
-        return self._best
+        if self._pairs is None:
+            return self._best
+        of_best, of_other = self._pairs
+        return self._best if len(of_best) == len(of_other) else self._other
 
     def record(self, num_threads: int, seconds: float) -> None:
         """Note what a run with `num_threads` took."""
-        mean = self._means.get(num_threads)
-        is_trial = num_threads != self._best
-        # A trial stands for itself: what the other choice took long ago tells nothing of now.
-        self._means[num_threads] = (
-            seconds if mean is None or is_trial else (1 - _NEWEST) * mean + _NEWEST * seconds
-        )
-        best = min(self._means, key=self._means.__getitem__)
-        if best != self._best:
-            self._best, self._trial_after = best, _FIRST_TRIAL_AFTER
-        elif is_trial:
-            self._trial_after = min(2 * self._trial_after, _LAST_TRIAL_AFTER)
+        if self._best == self._other:
+            return
+        if self._pairs is not None:
+            self._compare(*self._pairs, seconds)
+            return
+        self._num_runs += 1
+        self._mean += _NEWEST * (seconds - self._mean)
+        has_grown = self._mean > _GREW * self._usual and self._num_runs >= _SHORTEST_PAUSE
+        if has_grown or self._num_runs >= self._pause:
+            self._pairs = ([], [])
+
+    def _compare(self, of_best: list[float], of_other: list[float], seconds: float) -> None:
+        if len(of_best) == len(of_other):
+            of_best.append(seconds)
+            return
+        of_other.append(seconds)
+        best, other = sum(of_best) / len(of_best), sum(of_other) / len(of_other)
+        # What is hopeless need not be gone through to the end.
+        if len(of_other) < _PAIRS and sum(of_other) < _PAIRS * 2 * best:
+            return
+        self._pairs, self._num_runs = None, 0
+        if other < _WORTH_A_CHANGE * best:
+            self._best, self._other = self._other, self._best
+            self._pause = _FIRST_PAUSE
+        else:
+            self._pause = min(2 * self._pause, _LAST_PAUSE)
+        self._usual = self._mean = min(best, other)
