@@ -166,6 +166,8 @@ class EngineCore:
             for chunk in plan.prefill:
                 if chunk.is_last:
                     self._drop_prompt(chunk.request)
+            if plan.prefill and not self._scheduler.num_prefilling:
+                self._let_go.rest()
         max_under_way = 0 if plan.is_empty or plan.is_guided else self._depth
         while len(self._under_way) > max_under_way:
             launched, pending = self._under_way[0]

@@ -10,6 +10,8 @@ from typing import Final
 
 # Tokens of prompts after which the heap is trimmed: a few megabytes, and seldom enough to cost nothing.
 TRIM_AFTER_TOKENS: Final = 32_768
+# The same where no other prompt is about to be read, which would take the memory again.
+TRIM_AT_REST_AFTER_TOKENS: Final = 4_096
 
 _C_LIBRARY: Final = ctypes.CDLL(None)
 
@@ -31,6 +33,13 @@ class TokensLetGo:
     def note(self, num_tokens: int) -> None:
         """So many more."""
         self._num_tokens += num_tokens
-        if self._num_tokens >= TRIM_AFTER_TOKENS:
+        self._trim_from(TRIM_AFTER_TOKENS)
+
+    def rest(self) -> None:
+        """No other prompt is there."""
+        self._trim_from(TRIM_AT_REST_AFTER_TOKENS)
+
+    def _trim_from(self, num_tokens: int) -> None:
+        if self._num_tokens >= num_tokens:
             self._num_tokens = 0
             self._trim()

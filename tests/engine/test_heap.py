@@ -4,7 +4,7 @@ import pytest
 
 from remuda.engine import core as core_module
 from remuda.engine import heap
-from remuda.engine.heap import TRIM_AFTER_TOKENS, TokensLetGo
+from remuda.engine.heap import TRIM_AFTER_TOKENS, TRIM_AT_REST_AFTER_TOKENS, TokensLetGo
 from remuda.engine.sampling_params import SamplingParams
 from tests.engine import tiny
 
@@ -27,6 +27,18 @@ def test_short_ones_add_up(trims: list[None]) -> None:
         assert len(trims) == (i + 1) // 32
 
 
+def test_at_rest_fewer_are_enough(trims: list[None]) -> None:
+    let_go = TokensLetGo(lambda: trims.append(None))
+    let_go.note(TRIM_AT_REST_AFTER_TOKENS - 1)
+    let_go.rest()
+    assert trims == []
+    let_go.note(1)
+    assert trims == []
+    let_go.rest()
+    let_go.rest()
+    assert len(trims) == 1
+
+
 def test_a_c_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     heap.trim_heap()
     monkeypatch.setattr(heap, "_C_LIBRARY", object())
@@ -34,11 +46,14 @@ def test_a_c_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_engine_counts_each_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    noted: list[int] = []
+    noted: list[int | str] = []
 
     class Spy(TokensLetGo):
         def note(self, num_tokens: int) -> None:
             noted.append(num_tokens)
+
+        def rest(self) -> None:
+            noted.append("rest")
 
     monkeypatch.setattr(core_module, "TokensLetGo", Spy)
     core = tiny.make_core("cpu", num_slots=1, max_batch_tokens=8, prefill_chunk=4)
@@ -52,5 +67,5 @@ def test_the_engine_counts_each_prompt_once(monkeypatch: pytest.MonkeyPatch) -> 
     core.abort("left")
     core.abort("queued")
     core.abort("queued")
-    assert [n for n in noted if n] == [9, 17, 33]
+    assert [n for n in noted if n] == [9, "rest", 17, 33]
     assert not core.has_work
