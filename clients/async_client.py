@@ -114,6 +114,8 @@ class AsyncStream(BaseStream[AsyncClient, E]):
                 try:
                     data = await _in_time(exchange, lambda: anext(pieces, b""))
                 except (httpx2.RequestError, TimedOutError) as error:
+                    if reader.is_whole:
+                        break
                     raise reader.broken(exchange.failure(error)) from error
                 if not data:
                     break

@@ -119,7 +119,8 @@ class Stream(BaseStream[Client, E]):
                     if reader.is_done:
                         return
             except httpx2.RequestError as error:
-                raise reader.broken(exchange.failure(error)) from error
+                if not reader.is_whole:
+                    raise reader.broken(exchange.failure(error)) from error
         reader.end(exchange.lateness())
 
 
