@@ -123,6 +123,20 @@ def test_save_and_load(chat: PtyChat, engine: FakeEngine, tmp_path: Path) -> Non
     chat.ask("two")
     assert prompt_of(engine) == "<bos><user>one<end><assistant>Hello there<end><user>two<end><assistant>"
     assert "error: cannot read" in chat.ask("/load /no/such/file")
+    for command in ("/save", "/load"):
+        assert "error: there is no home directory for ~no-such-user/x" in chat.ask(f"{command} ~no-such-user/x")
+    assert "File name too long" in " ".join(chat.ask(f"/save {tmp_path}/{'x' * 300}").split())
+    assert "saved, 4 messages" in chat.ask(f"/save {path}")
+
+
+def test_bytes_that_are_no_text(server: AppServer, engine: FakeEngine, tmp_path: Path) -> None:
+    environment = {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"}
+    with PtyChat(server.url, tmp_path, environment=environment) as chat:
+        chat.until("> ")
+        chat.ask("one")
+        assert "error: what was typed is not text in utf-8" in chat.ask("a\udcff")
+        chat.ask("two")
+        assert prompt_of(engine) == "<bos><user>one<end><assistant>Hello there<end><user>two<end><assistant>"
 
 
 def test_several_lines_and_history(chat: PtyChat, engine: FakeEngine, server: AppServer, tmp_path: Path) -> None:
