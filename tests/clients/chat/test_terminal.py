@@ -1,6 +1,7 @@
 """The chat in a pseudo-terminal: answers, commands, Ctrl-C, errors."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -205,6 +206,20 @@ def test_a_dumb_terminal_gets_plain_text(server: AppServer, engine: FakeEngine, 
         chat.until("> ")
         assert "**Hello**\n" in chat.ask("hi")
         assert "\x1b[" not in chat.output.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "")
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_one_question_is_drawn_with_colours_if_wanted(
+    server: AppServer, engine: FakeEngine, tmp_path: Path, no_color: str
+) -> None:
+    engine.script = says("**Hello** `there`")
+    with PtyChat(server.url, tmp_path, "-p", "hi", environment={"NO_COLOR": no_color}) as chat:
+        assert chat.exit_code() == 0
+    assert "Hello there\n" in chat.shown()
+    styles = {code for codes in re.findall(r"\x1b\[([0-9;]+)m", chat.output) for code in codes.split(";")}
+    # Bold is no colour.
+    assert "1" in styles
+    assert bool({code for code in styles if int(code) >= 30}) == (not no_color)
 
 
 def test_a_model_without_a_chat_template_continues_the_text(engine: FakeEngine, tmp_path: Path) -> None:
