@@ -69,8 +69,10 @@ class AsyncClient(Endpoints):
                 response = await _in_time(exchange, functools.partial(self._http.send, request, stream=True))
                 if exchange.is_answer(response):
                     return response
-                async with contextlib.aclosing(response):
-                    await _in_time(exchange, response.aread)
+                # Where its body breaks off, its head says enough.
+                with contextlib.suppress(httpx2.RequestError, TimedOutError):
+                    async with contextlib.aclosing(response):
+                        await _in_time(exchange, response.aread)
                 delay = exchange.delay_after_refusal(response)
             except httpx2.RequestError as error:
                 delay = exchange.delay_after_failure(error)
@@ -112,6 +114,8 @@ class AsyncStream(BaseStream[AsyncClient, E]):
                 try:
                     data = await _in_time(exchange, lambda: anext(pieces, b""))
                 except (httpx2.RequestError, TimedOutError) as error:
+                    if reader.is_whole:
+                        break
                     raise reader.broken(exchange.failure(error)) from error
                 if not data:
                     break

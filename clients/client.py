@@ -11,6 +11,7 @@ import httpx2
 
 from remuda.clients.calls import Call, StreamCall
 from remuda.clients.endpoints import BaseStream, Endpoints
+from remuda.clients.errors import TimedOutError
 from remuda.clients.exchange import Exchange
 
 T = TypeVar("T")
@@ -70,7 +71,12 @@ class Client(Endpoints):
                 response = self._http.send(request, stream=True)
                 if exchange.is_answer(response):
                     return response
-                with contextlib.closing(response), _ended_by(exchange, response):
+                # Where its body breaks off, its head says enough.
+                with (
+                    contextlib.suppress(httpx2.RequestError, TimedOutError),
+                    contextlib.closing(response),
+                    _ended_by(exchange, response),
+                ):
                     response.read()
                 delay = exchange.delay_after_refusal(response)
             except httpx2.RequestError as error:
@@ -113,7 +119,8 @@ class Stream(BaseStream[Client, E]):
                     if reader.is_done:
                         return
             except httpx2.RequestError as error:
-                raise reader.broken(exchange.failure(error)) from error
+                if not reader.is_whole:
+                    raise reader.broken(exchange.failure(error)) from error
         reader.end(exchange.lateness())
 
 

@@ -102,8 +102,8 @@ class Exchange:
         return self._wait(delay, self.failure(error))
 
     def delay_after_refusal(self, response: httpx2.Response) -> float:
-        """Seconds until the next attempt; the body is read. Raises StatusError where there is to be none."""
-        is_retried = response.status_code in RETRIED_STATUSES
+        """Seconds until the next attempt, the body read or broken off. Raises StatusError where there is none."""
+        is_retried = response.status_code in RETRIED_STATUSES and not self._request.is_probe
         delay = self._settings.retries.delay(self._num_retries, response.headers) if is_retried else None
         return self._wait(delay, self.refusal(response))
 
@@ -157,9 +157,14 @@ class Exchange:
 
 
 def _error_fields(response: httpx2.Response) -> dict[str, str]:
-    """message, param and code of an error body: OpenAI's form, FastAPI's `detail`, or any short text."""
+    """message, param and code of an error body: OpenAI's form, FastAPI's `detail`, or any short text.
+
+    None of them where the body could not be read.
+    """
     try:
         body = msgspec.json.decode(response.content)
+    except httpx2.ResponseNotRead:
+        return {}
     except UNREADABLE:
         text = response.text.strip()
         is_short = text and "\n" not in text and len(text) <= 200 and "<" not in text

@@ -44,6 +44,12 @@ class EventReader(Generic[E]):
         self._note = note
         self._num_choices = num_choices
 
+    @property
+    def is_whole(self) -> bool:
+        """Its end has come, or a finish reason for each choice; then it does not matter how the body ends."""
+        has_all = self._num_choices is not None and len(self.received.finish_reasons) >= self._num_choices
+        return self.is_done or has_all
+
     def feed(self, data: bytes) -> Iterator[E]:
         """The events that `data` completes, up to the last one. Raises StreamError, after the events before it."""
         try:
@@ -62,8 +68,7 @@ class EventReader(Generic[E]):
 
     def end(self, lateness: TimedOutError | None) -> None:
         """The body has ended. Raises StreamCutError unless the answer is whole, or lateness if that cut it off."""
-        has_all = self._num_choices is not None and len(self.received.finish_reasons) >= self._num_choices
-        if self.is_done or has_all:
+        if self.is_whole:
             return
         if lateness is not None:
             raise self.broken(lateness)

@@ -74,17 +74,34 @@ class Conversation(msgspec.Struct, kw_only=True):
 
     def save(self, path: Path) -> None:
         """Write it, whole or not at all. Raises ConversationFileError; what is no conversation is not replaced."""
-        if path.exists():
-            load(path)
+        try:
+            if path.exists():
+                load(path)
+            self._write(path)
+        except OSError as error:
+            raise ConversationFileError(f"cannot write {path}: {error.strerror}") from None
+        except UnicodeEncodeError:
+            reason = "the system message or a parameter is no text"
+            raise ConversationFileError(f"cannot write {path}: {reason}") from None
+
+    def _write(self, path: Path) -> None:
         body = msgspec.json.format(msgspec.json.encode({"schema": SCHEMA, **msgspec.to_builtins(self)}), indent=2)
         draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
             draft.write_bytes(body + b"\n")
             draft.replace(path)
-        except OSError as error:
+        except OSError:
             with contextlib.suppress(OSError):
                 draft.unlink()
-            raise ConversationFileError(f"cannot write {path}: {error.strerror}") from None
+            raise
+
+
+def named_file(name: str) -> Path:
+    """The file of this name, which may begin with `~`. Raises ConversationFileError."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise ConversationFileError(f"there is no home directory for {name}") from None
 
 
 def load(path: Path) -> Conversation:

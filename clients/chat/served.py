@@ -1,5 +1,6 @@
 """The model that is talked to: what its server says of it, and the stream of an answer."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,6 +12,11 @@ from remuda.clients.server_state import ServerInfo
 
 # Completions end after 16 tokens by default, which is no answer.
 _COMPLETION_TOKENS: Final = 256
+# The words of Remuda and mistral.rs, of vLLM, and of transformers, which others pass on.
+_NO_TEMPLATE: Final = re.compile(
+    r"\b(no|must provide a|(does not|doesn't) have a) chat template\b|\bchat[ _]template is not set\b",
+    re.IGNORECASE,
+)
 NO_TEMPLATE_NOTICE: Final = "this model has no chat template: it continues the text so far, by /v1/completions"
 AnswerStream = Stream[ChatChunk] | Stream[CompletionChunk]
 
@@ -42,9 +48,13 @@ class Served:
         return self.client.stream_completions(prompt=conversation.transcript(), **fields)
 
     def falls_back(self, error: ClientError | None) -> bool:
-        """The error says that there is no chat template, and from now on completions are asked for."""
-        is_about_template = isinstance(error, BadRequestError) and "chat template" in error.message.lower()
-        if not self.has_chat_template or not is_about_template:
+        """The error says that there is no chat template, and from now on completions are asked for.
+
+        Never where the server has `/info`, which says whether there is one.
+        """
+        if self.info is not None or not self.has_chat_template or not isinstance(error, BadRequestError):
+            return False
+        if _NO_TEMPLATE.search(error.message) is None:
             return False
         self.has_chat_template = False
         return True

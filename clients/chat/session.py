@@ -6,7 +6,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from remuda.clients.chat.conversation import Conversation, load
+from remuda.clients.chat.conversation import Conversation, load, named_file
 from remuda.clients.chat.interrupts import Interrupts
 from remuda.clients.chat.line_input import history_path, line_history, read_message
 from remuda.clients.chat.sanitize import clean, clean_line
@@ -50,6 +50,9 @@ class ChatSession:
                     was_interrupted = True
                     self._note("Ctrl-C again, Ctrl-D or /exit leaves")
                     continue
+                except UnicodeDecodeError as error:
+                    self._complain(f"what was typed is not text in {error.encoding}")
+                    message = ""
                 was_interrupted = False
                 if not self._handle(message):
                     return 0
@@ -81,10 +84,10 @@ class ChatSession:
             case "/retry":
                 self._retry()
             case "/save":
-                self._conversation.save(Path(command.argument).expanduser())
+                self._conversation.save(named_file(command.argument))
                 self._note(f"saved, {len(self._conversation.messages)} messages")
             case "/load":
-                self._load(Path(command.argument).expanduser())
+                self._load(named_file(command.argument))
             case "/params":
                 self._conversation.params = changed_params(self._conversation.params, command.argument)
                 self._list(

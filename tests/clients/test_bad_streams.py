@@ -40,6 +40,8 @@ def stream(kind: Kind, server: RawServer, method: str = "stream_chat", **more: A
         [*HEAD, STOP, END],
         [*HEAD, DONE, END],
         [*HEAD, DONE, RESET],
+        [*HEAD, STOP, RESET],
+        [*HEAD, STOP],
         [*HEAD, DONE, event("never read"), STALL],
         [STREAM_HEAD, chunk(b": ping\n\n"), *HEAD[1:], STOP, event({"choices": [], "usage": {}}), DONE, END],
         [STREAM_HEAD, *(chunk(b"%c" % byte) for byte in b'data: {"choices":[{"text":"Hello",'), chunk(b"\n"),
@@ -102,6 +104,8 @@ def test_an_error_event_says_which_field(kind: Kind, raw: MakeServer) -> None:
 def test_one_of_two_choices_is_not_a_whole_answer(kind: Kind, raw: MakeServer) -> None:
     streamed = stream(kind, raw([*HEAD, STOP, END]), n=2)
     assert isinstance(streamed.error, StreamCutError)
+    streamed = stream(kind, raw([*HEAD, STOP, RESET]), n=2)
+    assert isinstance(streamed.error, StreamBrokenError)
     both = [*HEAD, says("Bye", index=1), STOP, says("", finish_reason="length", index=1), END]
     streamed = stream(kind, raw(both), n=2)
     assert streamed.error is None

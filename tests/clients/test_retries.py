@@ -11,6 +11,7 @@ from remuda.clients import (
     Client,
     ConnectionFailedError,
     InvalidArgumentError,
+    NotFoundError,
     RateLimitError,
     RetryPolicy,
     ServerError,
@@ -70,6 +71,9 @@ def test_retries_until_it_works(
         ([answer(307, location="/v1/models")], StatusError, 1),
         ([RESET], ConnectionFailedError, 4),
         ([b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{"], ConnectionFailedError, 1),
+        ([b"HTTP/1.1 500 Reason\r\ncontent-length: 9\r\n\r\n{"], ServerError, 1),
+        ([b"HTTP/1.1 404 Reason\r\ncontent-length: 9\r\n\r\n", RESET], NotFoundError, 1),
+        ([b"HTTP/1.1 503 Reason\r\ncontent-length: 9\r\n\r\n{"], UnavailableError, 4),
     ],
 )
 def test_gives_up(
@@ -94,12 +98,30 @@ def test_nobody_listens(kind: Kind) -> None:
     assert kind.sleeps == [0.25, 0.5, 1.0]
 
 
-def test_probes_are_sent_once(kind: Kind, raw: MakeServer) -> None:
-    server = raw([answer(503, b"<html>no</html>")])
+@pytest.mark.parametrize(
+    ("script", "error"),
+    [
+        ([answer(503, b"<html>no</html>")], UnavailableError),
+        ([answer(429, retry_after="50")], RateLimitError),
+        ([RESET], ConnectionFailedError),
+    ],
+)
+def test_probes_are_sent_once(
+    kind: Kind, raw: MakeServer, script: list[bytes | str], error: type[Exception]
+) -> None:
+    server = raw(script)
     for probe in ("ready", "health"):
-        with pytest.raises(UnavailableError):
+        with pytest.raises(error):
             kind.call(server.url, probe, client={"retries": POLICY})
-    assert len(server.requests) == 2
+    assert (len(server.requests), kind.sleeps) == (2, [])
+
+
+def test_a_refusal_whose_body_does_not_come(kind: Kind, raw: MakeServer) -> None:
+    head = b"HTTP/1.1 500 Reason\r\ncontent-length: 50\r\nx-request-id: r\r\n\r\n{"
+    for limits in (Timeouts(total=1), Timeouts(read=0.5)):
+        with pytest.raises(ServerError, match="the server answered with Reason") as caught:
+            kind.call(raw([head, STALL]).url, "models", client={"timeouts": limits, "retries": POLICY})
+        assert (caught.value.status, caught.value.request_id, kind.sleeps) == (500, "r", [])
 
 
 def test_a_stream_is_retried_before_it_begins(kind: Kind, raw: MakeServer) -> None:

@@ -57,8 +57,8 @@ class PtyChat:
         os.close(self._master)
 
     def type(self, text: str) -> None:
-        """Keys."""
-        os.write(self._master, text.encode())
+        """Keys; surrogates stand for bytes that are no text."""
+        os.write(self._master, text.encode(errors="surrogateescape"))
 
     def is_waiting(self) -> bool:
         """It sleeps, and goes on sleeping: for the next key, where all that was typed is shown."""

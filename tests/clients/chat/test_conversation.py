@@ -1,11 +1,13 @@
 """The conversation, its file, and the commands that change it."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from remuda.clients.chat.conversation import Conversation, ConversationFileError, Message, load
+from remuda.clients.chat.conversation import Conversation, ConversationFileError, Message, load, named_file
 from remuda.clients.chat.line_input import history_path, read_message
 from remuda.clients.chat.slash import Command, CommandError, changed_params, parse_command
 
@@ -85,6 +87,28 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         load(tmp_path)
     with pytest.raises(ConversationFileError, match=r"cannot write .*No such file"):
         talk().save(tmp_path / "nowhere" / "talk.json")
+    with pytest.raises(ConversationFileError, match=r"cannot write .*File name too long"):
+        talk().save(tmp_path / ("x" * 300))
+    with pytest.raises(ConversationFileError, match=r"there is no home directory for ~nobody-of-this-name/x"):
+        named_file("~nobody-of-this-name/x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_may_not_be_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(ConversationFileError, match=r"cannot write .*Permission denied"):
+        talk().save(tmp_path / "talk.json")
+
+
+def test_what_is_no_text_cannot_be_saved(tmp_path: Path) -> None:
+    conversation = talk()
+    conversation.system = "\udcff"
+    with pytest.raises(ConversationFileError, match="is no text"):
+        conversation.save(tmp_path / "talk.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_other_servers(raw: Callable[..., RawServer], capsys: pytest.CaptureFixt
     server = raw([answer(404, b"not here")], [answer(200, {"data": []})])
     assert run(["chat", "--url", server.url, "-p", "x"]) == 1
     assert "lists no model; name one with --model" in capsys.readouterr().err
-    body = {"error": {"message": "default chat template is no longer allowed\x1b[2J"}}
+    body = {"error": {"message": "you must provide a chat template\x1b[2J"}}
     server = raw(
         [answer(200, {"model_id": "tgi"})],
         [answer(400, body)],

@@ -1,6 +1,7 @@
 """The chat in a pseudo-terminal: answers, commands, Ctrl-C, errors."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -123,6 +124,20 @@ def test_save_and_load(chat: PtyChat, engine: FakeEngine, tmp_path: Path) -> Non
     chat.ask("two")
     assert prompt_of(engine) == "<bos><user>one<end><assistant>Hello there<end><user>two<end><assistant>"
     assert "error: cannot read" in chat.ask("/load /no/such/file")
+    for command in ("/save", "/load"):
+        assert "error: there is no home directory for ~no-such-user/x" in chat.ask(f"{command} ~no-such-user/x")
+    assert "File name too long" in " ".join(chat.ask(f"/save {tmp_path}/{'x' * 300}").split())
+    assert "saved, 4 messages" in chat.ask(f"/save {path}")
+
+
+def test_bytes_that_are_no_text(server: AppServer, engine: FakeEngine, tmp_path: Path) -> None:
+    environment = {"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "utf-8:strict"}
+    with PtyChat(server.url, tmp_path, environment=environment) as chat:
+        chat.until("> ")
+        chat.ask("one")
+        assert "error: what was typed is not text in utf-8" in chat.ask("a\udcff")
+        chat.ask("two")
+        assert prompt_of(engine) == "<bos><user>one<end><assistant>Hello there<end><user>two<end><assistant>"
 
 
 def test_several_lines_and_history(chat: PtyChat, engine: FakeEngine, server: AppServer, tmp_path: Path) -> None:
@@ -191,6 +206,20 @@ def test_a_dumb_terminal_gets_plain_text(server: AppServer, engine: FakeEngine, 
         chat.until("> ")
         assert "**Hello**\n" in chat.ask("hi")
         assert "\x1b[" not in chat.output.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "")
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_one_question_is_drawn_with_colours_if_wanted(
+    server: AppServer, engine: FakeEngine, tmp_path: Path, no_color: str
+) -> None:
+    engine.script = says("**Hello** `there`")
+    with PtyChat(server.url, tmp_path, "-p", "hi", environment={"NO_COLOR": no_color}) as chat:
+        assert chat.exit_code() == 0
+    assert "Hello there\n" in chat.shown()
+    styles = {code for codes in re.findall(r"\x1b\[([0-9;]+)m", chat.output) for code in codes.split(";")}
+    # Bold is no colour.
+    assert "1" in styles
+    assert bool({code for code in styles if int(code) >= 30}) == (not no_color)
 
 
 def test_a_model_without_a_chat_template_continues_the_text(engine: FakeEngine, tmp_path: Path) -> None:
