@@ -82,13 +82,19 @@ def options_of(
 
 
 def without_keys(arguments: list[str]) -> tuple[str, ...]:
-    """A command line as it may be shown."""
+    """A command line as it may be shown: `--api-key` and `--api_key` without what they give."""
     shown = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if before == "--api-key":
+    is_key = False
+    for argument in arguments:
+        name, is_joined, _ = argument.partition("=")
+        if is_key:
             shown.append("***")
+            is_key = False
+        elif name.replace("_", "-") == "--api-key":
+            shown.append(f"{name}=***" if is_joined else name)
+            is_key = not is_joined
         else:
-            shown.append("--api-key=***" if argument.startswith("--api-key=") else argument)
+            shown.append(argument)
     return tuple(shown)
 
 

@@ -44,7 +44,7 @@ def test_files(fake: FakeServer, tmp_path: Path) -> None:
 
 
 def test_the_key_stands_in_no_file(fake: FakeServer, tmp_path: Path) -> None:
-    arguments = ("--num-requests", "2", "--api-key", "sk-one", "--out", str(tmp_path))
+    arguments = ("--num-requests", "2", "--api_key=sk-one", "--out", str(tmp_path))
     process = load(fake, *arguments, REMUDA_API_KEY="sk-two")
     written = "".join(process.communicate(timeout=60))
     assert process.returncode == 0, written
@@ -61,9 +61,19 @@ def test_the_key_of_the_environment(fake: FakeServer) -> None:
     assert {body["authorization"] for body in fake.log()["bodies"]} == {"Bearer sk-two"}
 
 
-def test_without_keys() -> None:
-    shown = without_keys(["load", "--api-key", "a", "--api-key=b", "--rate", "3"])
-    assert shown == ("load", "--api-key", "***", "--api-key=***", "--rate", "3")
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["--api-key", "sk-one"], ["--api-key", "***"]),
+        (["--api-key=sk-one"], ["--api-key=***"]),
+        (["--api_key", "sk-one"], ["--api_key", "***"]),
+        (["--api_key=sk-one"], ["--api_key=***"]),
+        (["--api-key=sk-one="], ["--api-key=***"]),
+        (["--api-key", "--api-key"], ["--api-key", "***"]),
+    ],
+)
+def test_without_keys(given: list[str], shown: list[str]) -> None:
+    assert without_keys(["load", *given, "--rate", "3"]) == ("load", *shown, "--rate", "3")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
