@@ -24,7 +24,7 @@ from remuda.clients.load.options import (
     RunOptions,
     ServerOptions,
 )
-from remuda.clients.load.target import base_url
+from remuda.clients.load.target import base_url, http_parts
 from remuda.clients.load.values import Sweep
 
 MAX_CONTEXT: Final = 1_000_000
@@ -77,6 +77,8 @@ def options_of(
         settings=_settings(server, load, prompts, long),
     )
     base_url(server.url)
+    if server.metrics_url is not None:
+        http_parts(server.metrics_url, "--metrics-url")
     options.check()
     return options
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import aiohttp
 import msgspec
@@ -36,20 +36,41 @@ class Found:
 
 def base_url(url: str) -> str:
     """Without a path of `/v1` and a slash at the end. Raises UsageError for what is no http URL."""
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError as error:
-        raise UsageError(f"--url {url!r}: {error}") from error
-    if not is_good or parts.query or parts.fragment or parts.username or parts.password:
+    parts = http_parts(url, "--url")
+    if parts.query or parts.fragment or parts.username or parts.password:
         raise UsageError(f"--url {url!r} is not http://HOST:PORT")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")))
 
 
+def http_parts(url: str, flag: str) -> SplitResult:
+    """Of an http URL. Raises UsageError for another, naming the flag that gave it."""
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise UsageError(f"{flag} {url!r}: {error}") from error
+    if not is_good:
+        raise UsageError(f"{flag} {url!r} is not http://HOST:PORT")
+    return parts
+
+
+def is_same_server(url: str, other: str) -> bool:
+    """Whether what is meant for `url`, as a key is, may be sent to `other`."""
+    one, two = urlsplit(url), urlsplit(other)
+    return (one.scheme, one.netloc) == (two.scheme, two.netloc)
+
+
 async def discover(
-    session: aiohttp.ClientSession, url: str, model: str | None, vocab_size: int | None, metrics_url: str | None
+    session: aiohttp.ClientSession,
+    url: str,
+    model: str | None,
+    vocab_size: int | None,
+    metrics_session: aiohttp.ClientSession,
+    metrics_url: str,
 ) -> Found:
-    """Ask `url`. Raises LoadError where it cannot be reached or refuses."""
+    """Ask `url`; by `metrics_session` whether metrics are there. Raises LoadError where `url` cannot be reached or
+    refuses.
+    """
     models = await _models(session, url, model)
     card = next((card for card in models if card.get("id") == model), models[0] if models else {})
     owner = str(card.get("owned_by"))
@@ -62,16 +83,15 @@ async def discover(
     tokens = await _tokenize(session, url, str(name))
     ids = np.arange(vocab_size) if vocab_size else np.unique(tokens) if tokens else None
     notes = []
-    found_metrics = metrics_url or f"{url}/metrics"
-    if not await _is_there(session, found_metrics):
-        notes.append(f"no metrics at {found_metrics}: nothing is known of the server's slots and memory")
+    if not await _is_there(metrics_session, metrics_url):
+        notes.append(f"no metrics at {metrics_url}: nothing is known of the server's slots and memory")
     return Found(
         target=Target(url=url, model=str(name), info=known),
         has_ignore_eos=owner in _WITH_IGNORE_EOS,
         has_running_usage=owner in _WITH_EXTRAS,
         ids=ids,
         tokens_per_word=len(tokens) / len(WORDS) if tokens else 1.0,
-        metrics_url=None if notes else found_metrics,
+        metrics_url=None if notes else metrics_url,
         notes=notes,
     )
 

@@ -8,6 +8,7 @@ import pytest
 from remuda.clients.load.errors import LoadError
 from remuda.clients.load.exchange import Wire
 from remuda.clients.load.options import LoadOptions
+from remuda.clients.load.target import is_same_server
 from tests.clients.load.conftest import FakeServer, run
 
 
@@ -78,3 +79,30 @@ def test_the_key_is_sent_and_written_nowhere(fake: FakeServer) -> None:
     assert fake.log()["bodies"][0]["authorization"] == "Bearer sk-secret"
     assert "secret" not in repr(ended)
     assert "secret" in Wire("", 1.0, "sk-secret").key  # type: ignore[operator]
+
+
+def test_the_key_is_not_sent_to_a_foreign_host_of_metrics(fake: FakeServer) -> None:
+    other, load = FakeServer("somebody"), LoadOptions(concurrency=1, num_requests=1)
+    try:
+        for metrics_url in (None, f"{other.url}/metrics"):
+            run(fake.url, load, script={"first": 0.01}, tokens=2, key="sk-secret", metrics_url=metrics_url)
+        foreign = other.log()["metrics_keys"]
+    finally:
+        other.stop()
+    assert set(fake.log()["metrics_keys"]) == {"Bearer sk-secret"}
+    # Asked before the load, and during it.
+    assert len(foreign) > 1
+    assert set(foreign) == {None}
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        ("http://a:1/metrics", True),
+        ("https://a:1/metrics", False),
+        ("http://a:2/metrics", False),
+        ("http://b:1/metrics", False),
+    ],
+)
+def test_what_is_the_same_server(other: str, is_same: bool) -> None:
+    assert is_same_server("http://a:1/path", other) is is_same
