@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from remuda.clients.load.flag_options import without_keys
+from remuda.clients.load.progress import Progress
 from remuda.clients.report.results_file import write_result
 from remuda.server.cli import run as run_cli
 from tests.clients.load.conftest import FakeServer
@@ -95,6 +97,17 @@ def test_ctrl_c_writes_what_there_is(fake: FakeServer, tmp_path: Path, number: i
     assert stage["num_requests"] > 0
     assert stage["num_failed"] == 0
     assert stage["duration"] < 60
+
+
+def test_a_terminal_obeys_no_server(capfd: pytest.CaptureFixture[str]) -> None:
+    Progress(Console(stderr=True, force_terminal=True)).say("load test of [b]\x1b]0;owned\x07\x9b2J")
+    assert run_cli(["load", "--url", "http://127.0.0.1:1/\x1b[2J"]) == 1
+    said, complaint = capfd.readouterr().err.splitlines()
+    assert (
+        said
+        == "load test of [b]\N{REPLACEMENT CHARACTER}]0;owned\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}2J"
+    )
+    assert complaint.startswith("remuda: cannot reach http://127.0.0.1:1/\N{REPLACEMENT CHARACTER}[2J: ")
 
 
 def test_all_requests_failed_is_exit_1(fake: FakeServer) -> None:
