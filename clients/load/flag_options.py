@@ -1,7 +1,9 @@
 """Makes checked options of the flags of `remuda load`, and what a result may show of them: never a key."""
 
 import os
+import secrets
 import sys
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -28,13 +30,16 @@ from remuda.clients.load.target import base_url, http_parts
 from remuda.clients.load.values import Sweep
 
 MAX_CONTEXT: Final = 1_000_000
+# Short enough to be typed again.
+_MAX_SEED: Final = 10**6
 _Scalar = str | int | float | bool | None
 
 
 def options_of(
     server: ServerFlags, load: LoadFlags, prompts: PromptFlags, long: LongContextFlags, output: OutputFlags
 ) -> RunOptions:
-    """Raises UsageError for flags that contradict each other."""
+    """Raises UsageError for flags that contradict each other. Without a seed one is drawn, as settings say."""
+    seed = secrets.randbelow(_MAX_SEED) if prompts.seed is None else _at_least_0(prompts.seed, "--seed")
     options = RunOptions(
         server=ServerOptions(
             url=server.url,
@@ -55,7 +60,7 @@ def options_of(
             ignore_eos=prompts.ignore_eos,
             temperature=prompts.temperature,
             extra=_extra(prompts.extra_body),
-            seed=_at_least_0(prompts.seed, "--seed"),
+            seed=seed,
         ),
         load=LoadOptions(
             concurrency=load.concurrency,
@@ -74,7 +79,7 @@ def options_of(
         long_context=_long(long),
         kv=(output.kv_layers, output.kv_width, output.kv_bytes),
         command=without_keys(sys.argv[1:]),
-        settings=_settings(server, load, prompts, long),
+        settings=_settings(server, load, replace(prompts, seed=seed), long),
     )
     base_url(server.url)
     if server.metrics_url is not None:

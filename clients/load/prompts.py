@@ -43,7 +43,7 @@ class RandomIds:
     random: np.random.Generator
 
     def draw(self) -> Prompt:
-        """Fresh ids: no server can have the prompt in a cache."""
+        """Fresh ids; another source of the same seed draws the same ones."""
         num_tokens = self.prompt_tokens.draw(self.random)
         content = self.ids[self.random.integers(0, len(self.ids), num_tokens)].tolist()
         return Prompt(content, num_tokens, self.output_tokens.draw(self.random))

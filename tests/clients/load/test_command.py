@@ -57,6 +57,20 @@ def test_the_key_stands_in_no_file(fake: FakeServer, tmp_path: Path) -> None:
     assert "sk-two" not in written
 
 
+def test_each_run_has_prompts_of_its_own_unless_it_is_repeated(fake: FakeServer, tmp_path: Path) -> None:
+    path, seeds, prompts = tmp_path / "a.json", [], []
+    for place in range(3):
+        again = ["--seed", str(seeds[0])] if place == 2 else []
+        # A warm-up would bring a prompt more.
+        process = load(fake, "--num-requests", "1", "--warmup", "0", "--json", str(path), *again)
+        assert process.communicate(timeout=60)
+        seeds.append(json.loads(path.read_text())["settings"]["seed"])
+        prompts += [body["prompt"] for body in fake.log()["bodies"]]
+    assert seeds[0] != seeds[1]
+    assert prompts[0] != prompts[1]
+    assert (seeds[2], prompts[2]) == (seeds[0], prompts[0])
+
+
 def test_the_key_of_the_environment(fake: FakeServer) -> None:
     process = load(fake, "--num-requests", "1", REMUDA_API_KEY="sk-two")
     process.communicate(timeout=60)
