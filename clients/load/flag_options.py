@@ -1,6 +1,7 @@
 """Makes checked options of the flags of `remuda load`, and what a result may show of them: never a key."""
 
 import os
+import re
 import secrets
 import sys
 from dataclasses import replace
@@ -29,6 +30,8 @@ from remuda.clients.load.options import (
 from remuda.clients.load.target import base_url, http_parts
 from remuda.clients.load.values import Sweep
 
+# What a header may hold, as clients/settings.py has it.
+_KEY: Final = re.compile(r"[\x21-\x7e]+")
 MAX_CONTEXT: Final = 1_000_000
 # Short enough to be typed again.
 _MAX_SEED: Final = 10**6
@@ -47,7 +50,7 @@ def options_of(
             endpoint=server.endpoint,
             metrics_url=server.metrics_url,
             timeout=server.timeout,
-            key=server.api_key or os.environ.get(KEY_ENVIRONMENT) or None,
+            key=_key(server.api_key or os.environ.get(KEY_ENVIRONMENT) or None),
         ),
         prompts=PromptOptions(
             prompt_tokens=prompts.prompt_tokens,
@@ -103,6 +106,12 @@ def without_keys(arguments: list[str]) -> tuple[str, ...]:
         else:
             shown.append(argument)
     return tuple(shown)
+
+
+def _key(key: str | None) -> str | None:
+    if key is not None and not _KEY.fullmatch(key):
+        raise UsageError(f"--api-key or {KEY_ENVIRONMENT}: a key is printable ASCII without spaces")
+    return key
 
 
 def _output(flags: OutputFlags) -> OutputOptions:

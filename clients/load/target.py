@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 import numpy as np
 
+from remuda.clients.answers import UNREADABLE
 from remuda.clients.load.errors import LoadError, UsageError
 from remuda.clients.load.words import WORDS
 from remuda.clients.report.results import Target
@@ -107,7 +108,7 @@ async def _models(session: aiohttp.ClientSession, url: str, model: str | None) -
     try:
         rows = msgspec.json.decode(page)["data"] if status == 200 else []
         return [row for row in rows if isinstance(row, dict)]
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+    except (*UNREADABLE, KeyError, TypeError) as error:
         if model is None:
             raise LoadError(f"{url}/v1/models is not a list of models; name one by --model") from error
         return []
@@ -117,7 +118,7 @@ async def _get_json(session: aiohttp.ClientSession, url: str) -> dict[str, Any] 
     try:
         async with session.get(url, timeout=_TIMEOUT) as response:
             found = msgspec.json.decode(await response.read()) if response.status == 200 else None
-    except (TimeoutError, aiohttp.ClientError, OSError, msgspec.DecodeError):
+    except (TimeoutError, aiohttp.ClientError, OSError, *UNREADABLE):
         return None
     return found if isinstance(found, dict) else None
 
@@ -128,7 +129,7 @@ async def _tokenize(session: aiohttp.ClientSession, url: str, model: str) -> lis
     try:
         async with session.post(f"{url}/tokenize", data=body, timeout=_TIMEOUT) as response:
             found = msgspec.json.decode(await response.read()) if response.status == 200 else {}
-    except (TimeoutError, aiohttp.ClientError, OSError, msgspec.DecodeError):
+    except (TimeoutError, aiohttp.ClientError, OSError, *UNREADABLE):
         return []
     tokens = found.get("tokens") if isinstance(found, dict) else None
     return [token for token in tokens if isinstance(token, int)] if isinstance(tokens, list) else []

@@ -150,6 +150,7 @@ def test_all_requests_failed_is_exit_1(fake: FakeServer) -> None:
         (["--url", "http://me:secret@a"], 2, "is not http://HOST:PORT"),
         (["--metrics-url", "http://[a/metrics"], 2, "--metrics-url"),
         (["--metrics-url", "a/metrics"], 2, "--metrics-url 'a/metrics' is not http://HOST:PORT"),
+        (["--api-key", "sk-one\r"], 2, "a key is printable ASCII without spaces"),
         (["--json", "/nonexistent/a.json"], 2, "cannot write /nonexistent/a.json"),
         (["--compare", "a.json"], 2, "two results or more"),
         (["--compare", "a.json", "b.json"], 2, "a.json"),

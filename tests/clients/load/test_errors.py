@@ -4,12 +4,14 @@ import threading
 import time
 
 import pytest
+from aiohttp import web
 
 from remuda.clients.load.errors import LoadError
 from remuda.clients.load.exchange import Wire
 from remuda.clients.load.options import LoadOptions
 from remuda.clients.load.target import is_same_server
-from tests.clients.load.conftest import FakeServer, run
+from tests.clients.load.conftest import FakeServer, VirtualServer, run
+from tests.clients.load.fake_server import Fake
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,16 @@ def test_the_key_is_not_sent_to_a_foreign_host_of_metrics(fake: FakeServer) -> N
 )
 def test_what_is_the_same_server(other: str, is_same: bool) -> None:
     assert is_same_server("http://a:1/path", other) is is_same
+
+
+def test_what_is_no_utf_8_ends_no_run(virtual: VirtualServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(_: Fake, request: web.Request) -> web.Response:
+        return web.Response(body=b"# TYPE \xff", content_type="text/plain", charset="utf-8")
+
+    monkeypatch.setattr(Fake, "metrics", answer)
+    monkeypatch.setattr(Fake, "models", answer)
+    load = LoadOptions(concurrency=1, num_requests=1)
+    (stage,) = run(virtual.url, load, script={"first": 0.01}, model="m").result.stages
+    assert (stage.num_failed, stage.samples) == (0, [])
+    with pytest.raises(LoadError, match="is not a list of models"):
+        run(virtual.url, load)
