@@ -242,11 +242,11 @@ def test_a_command_is_whole_and_a_note_is_cut(tmp_path: Path) -> None:
 def test_a_request_that_failed_after_its_first_token_is_not_answered() -> None:
     rows = [
         RequestResult(stage=0, due=0, sent=0, prompt_tokens=1, output_tokens=1, ttft=ttft, error=error)
-        for ttft, error in ((0.1, None), (None, None), (0.1, "timeout"))
+        for ttft, error in ((0.1, None), (None, None), (None, None), (0.1, "timeout"))
     ]
     plot = requests_plot(result([], rows))
     assert plot is not None
-    assert plot.says == "2 requests answered, 1 failure."
+    assert plot.says == "3 requests answered, 1 failure."
 
 
 def test_no_result_is_no_report(tmp_path: Path) -> None:
