@@ -13,6 +13,7 @@ from remuda.clients.load.errors import LoadError, UsageError
 from remuda.clients.load.flags import LoadFlags, LongContextFlags, OutputFlags, PromptFlags, ServerFlags
 from remuda.clients.load.options import OutputOptions, RunOptions
 from remuda.clients.report.results import LoadResult
+from remuda.clients.report.units import printable
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -115,5 +116,5 @@ def _check_extra() -> None:
 
 
 def _complain(error: LoadError, exit_code: int) -> int:
-    print(f"remuda: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"remuda: {printable(' '.join(str(error).split()))}", file=sys.stderr)
     return exit_code

@@ -1,7 +1,10 @@
 """Makes checked options of the flags of `remuda load`, and what a result may show of them: never a key."""
 
 import os
+import re
+import secrets
 import sys
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -24,17 +27,22 @@ from remuda.clients.load.options import (
     RunOptions,
     ServerOptions,
 )
-from remuda.clients.load.target import base_url
+from remuda.clients.load.target import base_url, http_parts
 from remuda.clients.load.values import Sweep
 
+# What a header may hold, as clients/settings.py has it.
+_KEY: Final = re.compile(r"[\x21-\x7e]+")
 MAX_CONTEXT: Final = 1_000_000
+# Short enough to be typed again.
+_MAX_SEED: Final = 10**6
 _Scalar = str | int | float | bool | None
 
 
 def options_of(
     server: ServerFlags, load: LoadFlags, prompts: PromptFlags, long: LongContextFlags, output: OutputFlags
 ) -> RunOptions:
-    """Raises UsageError for flags that contradict each other."""
+    """Raises UsageError for flags that contradict each other. Without a seed one is drawn, as settings say."""
+    seed = secrets.randbelow(_MAX_SEED) if prompts.seed is None else _at_least_0(prompts.seed, "--seed")
     options = RunOptions(
         server=ServerOptions(
             url=server.url,
@@ -42,7 +50,7 @@ def options_of(
             endpoint=server.endpoint,
             metrics_url=server.metrics_url,
             timeout=server.timeout,
-            key=server.api_key or os.environ.get(KEY_ENVIRONMENT) or None,
+            key=_key(server.api_key or os.environ.get(KEY_ENVIRONMENT) or None),
         ),
         prompts=PromptOptions(
             prompt_tokens=prompts.prompt_tokens,
@@ -55,7 +63,7 @@ def options_of(
             ignore_eos=prompts.ignore_eos,
             temperature=prompts.temperature,
             extra=_extra(prompts.extra_body),
-            seed=_at_least_0(prompts.seed, "--seed"),
+            seed=seed,
         ),
         load=LoadOptions(
             concurrency=load.concurrency,
@@ -74,22 +82,36 @@ def options_of(
         long_context=_long(long),
         kv=(output.kv_layers, output.kv_width, output.kv_bytes),
         command=without_keys(sys.argv[1:]),
-        settings=_settings(server, load, prompts, long),
+        settings=_settings(server, load, replace(prompts, seed=seed), long),
     )
     base_url(server.url)
+    if server.metrics_url is not None:
+        http_parts(server.metrics_url, "--metrics-url")
     options.check()
     return options
 
 
 def without_keys(arguments: list[str]) -> tuple[str, ...]:
-    """A command line as it may be shown."""
+    """A command line as it may be shown: `--api-key` and `--api_key` without what they give."""
     shown = []
-    for before, argument in zip(["", *arguments], arguments, strict=False):
-        if before == "--api-key":
+    is_key = False
+    for argument in arguments:
+        name, is_joined, _ = argument.partition("=")
+        if is_key:
             shown.append("***")
+            is_key = False
+        elif name.replace("_", "-") == "--api-key":
+            shown.append(f"{name}=***" if is_joined else name)
+            is_key = not is_joined
         else:
-            shown.append("--api-key=***" if argument.startswith("--api-key=") else argument)
+            shown.append(argument)
     return tuple(shown)
+
+
+def _key(key: str | None) -> str | None:
+    if key is not None and not _KEY.fullmatch(key):
+        raise UsageError(f"--api-key or {KEY_ENVIRONMENT}: a key is printable ASCII without spaces")
+    return key
 
 
 def _output(flags: OutputFlags) -> OutputOptions:

@@ -144,7 +144,9 @@ class PromptFlags:
     ] = None
     temperature: Annotated[float | None, Parameter(group=_PROMPTS, help="By default the server's own.")] = None
     extra_body: Annotated[str | None, Parameter(group=_PROMPTS, help="A JSON object of further fields.")] = None
-    seed: Annotated[int, Parameter(group=_PROMPTS, help="Of prompts and arrivals.")] = 0
+    seed: Annotated[
+        int | None, Parameter(group=_PROMPTS, help="Of prompts and arrivals; by default another one each run.")
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from remuda.clients.load.drive import Driver
+from remuda.clients.report.units import plain
 
 _TERMINAL_S: Final = 0.25
 _PIPE_S: Final = 5.0
@@ -23,8 +24,8 @@ class Progress:
         self.console = console
 
     def say(self, line: str) -> None:
-        """A line that stays."""
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        """A line that stays; a part of it may be of the server's making."""
+        self.console.print(Text(plain(line)), soft_wrap=True)
 
     @contextlib.asynccontextmanager
     async def shown(self, line: Callable[[], str]) -> AsyncIterator[None]:

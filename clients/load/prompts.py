@@ -43,7 +43,7 @@ class RandomIds:
     random: np.random.Generator
 
     def draw(self) -> Prompt:
-        """Fresh ids: no server can have the prompt in a cache."""
+        """Fresh ids; another source of the same seed draws the same ones."""
         num_tokens = self.prompt_tokens.draw(self.random)
         content = self.ids[self.random.integers(0, len(self.ids), num_tokens)].tolist()
         return Prompt(content, num_tokens, self.output_tokens.draw(self.random))
@@ -83,9 +83,9 @@ class Listed:
 
 
 def read_texts(path: Path, *, is_whole: bool) -> list[Prompt]:
-    """Each line that is not empty, or the whole file. Raises UsageError."""
+    """Each line that is not empty (they end at newlines alone), or the whole file. Raises UsageError."""
     text = _read(path)
-    texts = [text] if is_whole else [line for line in text.splitlines() if line.strip()]
+    texts = [text] if is_whole else [line for line in text.split("\n") if line.strip()]
     if not any(text.strip() for text in texts):
         raise UsageError(f"{path}: there is no prompt in it")
     return [Prompt(text, 0, 0) for text in texts]
@@ -99,25 +99,36 @@ def read_sharegpt(path: Path, *, is_chat: bool) -> list[Prompt]:
     """
     try:
         rows = json.loads(_read(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not JSON: {error}") from error
     if not isinstance(rows, list):
         raise UsageError(f"{path}: not a list of conversations")
-    found = [prompt for row in rows if (prompt := _conversation(row, is_chat)) is not None]
+    found = []
+    for i, row in enumerate(rows):
+        try:
+            prompt = _conversation(row, is_chat)
+        except UnicodeEncodeError as error:
+            place = f"conversation {i + 1}: half a surrogate pair at character {error.start}"
+            raise UsageError(f"{path}: {place} of a turn, which no request can hold") from error
+        if prompt is not None:
+            found.append(prompt)
     if not found:
         raise UsageError(f"{path}: no conversation in it has a question and an answer")
     return found
 
 
 def _conversation(row: Any, is_chat: bool) -> Prompt | None:
+    """None without a question and an answer. Raises UnicodeEncodeError for a text that is none in UTF-8."""
     turns = row.get("conversations") if isinstance(row, dict) else None
     if not isinstance(turns, list):
         return None
     messages = [
         {"role": _ROLES[turn["from"]], "content": turn["value"]}
         for turn in turns
-        if isinstance(turn, dict) and turn.get("from") in _ROLES and isinstance(turn.get("value"), str)
+        if isinstance(turn, dict) and _is_said(turn.get("from"), turn.get("value"))
     ]
+    for message in messages:
+        message["content"].encode()
     questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not questions or not answers or answers[-1] < questions[0]:
@@ -129,6 +140,10 @@ def _conversation(row: Any, is_chat: bool) -> Prompt | None:
         answer = next(i for i in answers if i > questions[0])
         content = messages[questions[0]]["content"]
     return Prompt(content, 0, max(len(messages[answer]["content"]) // 4, 1))
+
+
+def _is_said(who: Any, text: Any) -> bool:
+    return isinstance(who, str) and who in _ROLES and isinstance(text, str)
 
 
 def _read(path: Path) -> str:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Final
-from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
@@ -30,7 +29,7 @@ from remuda.clients.load.prompts import PromptSource
 from remuda.clients.load.scrape import Scraper
 from remuda.clients.load.sources import LONG_CONTEXT_OUTPUT, body_form, prompt_source, random_source
 from remuda.clients.load.stages import StageRun
-from remuda.clients.load.target import Found, base_url, discover
+from remuda.clients.load.target import Found, base_url, discover, is_same_server
 from remuda.clients.report.results import Ceiling, LoadResult, LongContext
 
 _TIMEOUT_S: Final = 600.0
@@ -75,14 +74,16 @@ class _Run:
         wire = Wire(url + path, timeout, options.server.key)
         async with wire.session() as session, _bare_session() as bare:
             server, prompts = options.server, options.prompts
-            found = await discover(session, url, server.model, prompts.vocab_size, server.metrics_url)
+            metrics_url = server.metrics_url or f"{url}/metrics"
+            # A key is for the server alone: metrics may be elsewhere.
+            metrics_session = session if is_same_server(url, metrics_url) else bare
+            vocab_size = prompts.vocab_size
+            found = await discover(session, url, server.model, vocab_size, metrics_session, metrics_url)
             self.notes += found.notes
             sender = Sender(session, wire.url, body_form(options, found), _source(options, found))
             self.progress.say(f"load test of {found.target.model} at {url}")
             ceiling = await self._ceiling()
-            # A key is for the server alone: metrics may be elsewhere.
-            is_own = urlsplit(found.metrics_url or "").netloc == urlsplit(url).netloc
-            scraper = Scraper(session if is_own else bare, found.metrics_url, time.perf_counter())
+            scraper = Scraper(metrics_session, found.metrics_url, time.perf_counter())
             with _stopped_by_interrupt(self.stop):
                 return await self._measure(found, sender, scraper, ceiling)
 

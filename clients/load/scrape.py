@@ -66,7 +66,7 @@ class Scraper:
             return ServerSample(t=t)
         try:
             async with self.session.get(self.url, timeout=aiohttp.ClientTimeout(total=10)) as response:
-                page = await response.text() if response.status == 200 else ""
+                page = (await response.read()).decode(errors="replace") if response.status == 200 else ""
         except (TimeoutError, aiohttp.ClientError, OSError):
             page = ""
         if not page:

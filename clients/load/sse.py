@@ -8,6 +8,8 @@ from typing import Final
 
 import msgspec
 
+from remuda.clients.answers import UNREADABLE
+
 _END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 MAX_EVENT_BYTES: Final = 64 * 2**20
 
@@ -89,7 +91,7 @@ class EventReader:
     def _read(self, payload: bytes) -> None:
         try:
             event = _DECODER.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise BadEventError(f"{error} in {payload[:80]!r}") from error
         if event.error is not None:
             self.error = str(event.error)[:300]

@@ -33,7 +33,7 @@ class Held:
 def tally(held: Held, run_start: float, objective: dict[str, float] | None) -> Stage:
     """Latencies are of requests that ended well, `lateness` of all."""
     ok = [record for record in held.records if record.is_ok]
-    ended = [record for record in ok if record.end is not None and record.end <= held.start + held.window]
+    ended = [record for record in ok if _ended_by(record, held.start + held.window)]
     window = max(held.window, 1e-9)
     prompt_tokens = sum(record.prompt_tokens for record in ended)
     # Where an event brings several tokens, those in the window were counted by events.
@@ -58,22 +58,30 @@ def tally(held: Held, run_start: float, objective: dict[str, float] | None) -> S
         tpot=_of([record.tpot for record in ok]).distribution(),
         e2e=_of([record.e2e for record in ok]).distribution(),
         lateness=_of([record.sent - record.due for record in held.records]).distribution(),
-        goodput=None if objective is None else goodput(held.records, objective, window),
+        goodput=None if objective is None else goodput(held, objective),
         samples=held.samples,
         client_busy_share=held.busy_share,
         notes=[*held.notes, *_notes(held, ok)],
     )
 
 
-def goodput(records: Sequence[Record], objective: dict[str, float], window: float) -> Goodput:
-    """Requests that ended well and kept every bound; a measure that one has not (one token has no gap) is kept."""
-    num_good = sum(record.is_ok and _keeps(record, objective) for record in records)
+def goodput(held: Held, objective: dict[str, float]) -> Goodput:
+    """Requests that ended well and kept every bound; a measure that one has not (one token has no gap) is kept.
+
+    Their rate is of those that ended in the window.
+    """
+    good = [record for record in held.records if record.is_ok and _keeps(record, objective)]
+    num_ended = sum(_ended_by(record, held.start + held.window) for record in good)
     return Goodput(
         objective=objective,
-        num_good=num_good,
-        share=num_good / len(records) if records else 0.0,
-        requests_per_s=num_good / window,
+        num_good=len(good),
+        share=len(good) / len(held.records) if held.records else 0.0,
+        requests_per_s=num_ended / max(held.window, 1e-9),
     )
+
+
+def _ended_by(record: Record, time: float) -> bool:
+    return record.end is not None and record.end <= time
 
 
 def _keeps(record: Record, objective: dict[str, float]) -> bool:

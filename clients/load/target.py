@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import aiohttp
 import msgspec
 import numpy as np
 
+from remuda.clients.answers import UNREADABLE
 from remuda.clients.load.errors import LoadError, UsageError
 from remuda.clients.load.words import WORDS
 from remuda.clients.report.results import Target
@@ -36,20 +37,41 @@ class Found:
 
 def base_url(url: str) -> str:
     """Without a path of `/v1` and a slash at the end. Raises UsageError for what is no http URL."""
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError as error:
-        raise UsageError(f"--url {url!r}: {error}") from error
-    if not is_good or parts.query or parts.fragment or parts.username or parts.password:
+    parts = http_parts(url, "--url")
+    if parts.query or parts.fragment or parts.username or parts.password:
         raise UsageError(f"--url {url!r} is not http://HOST:PORT")
     return urlunsplit(parts._replace(path=parts.path.rstrip("/").removesuffix("/v1")))
 
 
+def http_parts(url: str, flag: str) -> SplitResult:
+    """Of an http URL. Raises UsageError for another, naming the flag that gave it."""
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError as error:
+        raise UsageError(f"{flag} {url!r}: {error}") from error
+    if not is_good:
+        raise UsageError(f"{flag} {url!r} is not http://HOST:PORT")
+    return parts
+
+
+def is_same_server(url: str, other: str) -> bool:
+    """Whether what is meant for `url`, as a key is, may be sent to `other`."""
+    one, two = urlsplit(url), urlsplit(other)
+    return (one.scheme, one.netloc) == (two.scheme, two.netloc)
+
+
 async def discover(
-    session: aiohttp.ClientSession, url: str, model: str | None, vocab_size: int | None, metrics_url: str | None
+    session: aiohttp.ClientSession,
+    url: str,
+    model: str | None,
+    vocab_size: int | None,
+    metrics_session: aiohttp.ClientSession,
+    metrics_url: str,
 ) -> Found:
-    """Ask `url`. Raises LoadError where it cannot be reached or refuses."""
+    """Ask `url`; by `metrics_session` whether metrics are there. Raises LoadError where `url` cannot be reached or
+    refuses.
+    """
     models = await _models(session, url, model)
     card = next((card for card in models if card.get("id") == model), models[0] if models else {})
     owner = str(card.get("owned_by"))
@@ -62,16 +84,15 @@ async def discover(
     tokens = await _tokenize(session, url, str(name))
     ids = np.arange(vocab_size) if vocab_size else np.unique(tokens) if tokens else None
     notes = []
-    found_metrics = metrics_url or f"{url}/metrics"
-    if not await _is_there(session, found_metrics):
-        notes.append(f"no metrics at {found_metrics}: nothing is known of the server's slots and memory")
+    if not await _is_there(metrics_session, metrics_url):
+        notes.append(f"no metrics at {metrics_url}: nothing is known of the server's slots and memory")
     return Found(
         target=Target(url=url, model=str(name), info=known),
         has_ignore_eos=owner in _WITH_IGNORE_EOS,
         has_running_usage=owner in _WITH_EXTRAS,
         ids=ids,
         tokens_per_word=len(tokens) / len(WORDS) if tokens else 1.0,
-        metrics_url=None if notes else found_metrics,
+        metrics_url=None if notes else metrics_url,
         notes=notes,
     )
 
@@ -87,7 +108,7 @@ async def _models(session: aiohttp.ClientSession, url: str, model: str | None) -
     try:
         rows = msgspec.json.decode(page)["data"] if status == 200 else []
         return [row for row in rows if isinstance(row, dict)]
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+    except (*UNREADABLE, KeyError, TypeError) as error:
         if model is None:
             raise LoadError(f"{url}/v1/models is not a list of models; name one by --model") from error
         return []
@@ -97,7 +118,7 @@ async def _get_json(session: aiohttp.ClientSession, url: str) -> dict[str, Any] 
     try:
         async with session.get(url, timeout=_TIMEOUT) as response:
             found = msgspec.json.decode(await response.read()) if response.status == 200 else None
-    except (TimeoutError, aiohttp.ClientError, OSError, msgspec.DecodeError):
+    except (TimeoutError, aiohttp.ClientError, OSError, *UNREADABLE):
         return None
     return found if isinstance(found, dict) else None
 
@@ -108,7 +129,7 @@ async def _tokenize(session: aiohttp.ClientSession, url: str, model: str) -> lis
     try:
         async with session.post(f"{url}/tokenize", data=body, timeout=_TIMEOUT) as response:
             found = msgspec.json.decode(await response.read()) if response.status == 200 else {}
-    except (TimeoutError, aiohttp.ClientError, OSError, msgspec.DecodeError):
+    except (TimeoutError, aiohttp.ClientError, OSError, *UNREADABLE):
         return []
     tokens = found.get("tokens") if isinstance(found, dict) else None
     return [token for token in tokens if isinstance(token, int)] if isinstance(tokens, list) else []

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from remuda.clients.report.units import plain
+from remuda.clients.report.units import printable
 
 
 class Markup(str):
@@ -20,10 +20,10 @@ _BEFORE_UNIT: Final = re.compile(r"(?<=\d) (?=(?:µs|ms|s|k?B|[MGTP]B|%|×)(?!\w
 
 
 def escaped(text: str) -> Markup:
-    """Text as HTML, also within a quoted attribute."""
+    """All of a text as HTML, also within a quoted attribute; text of others is cut by units.plain before."""
     if isinstance(text, Markup):
         return text
-    return Markup(_BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", html.escape(plain(text))))
+    return Markup(_BEFORE_UNIT.sub("\N{NO-BREAK SPACE}", html.escape(printable(text))))
 
 
 def joined(parts: Sequence[str], between: str = "") -> Markup:

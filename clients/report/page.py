@@ -22,7 +22,7 @@ def write_html(results: Sequence[LoadResult], path: Path) -> None:
     """
     if not results:
         raise ValueError("a report needs at least one result")
-    title = f"Load test of {results[0].target.model}"
+    title = f"Load test of {units.plain(results[0].target.model)}"
     if len(results) == 1:
         body = tag("main", *_run(results[0], title))
     else:
@@ -56,7 +56,7 @@ def _run(result: LoadResult, title: str, level: int = 1) -> list[Markup]:
 
 def _header(result: LoadResult, title: str, level: int) -> Markup:
     target = result.target
-    where = f"{target.model} at {target.url}" if level > 1 else target.url
+    where = f"{units.plain(target.model)} at {target.url}" if level > 1 else target.url
     return tag(
         "header",
         tag(f"h{level}", title),
@@ -91,7 +91,7 @@ def _warnings(result: LoadResult) -> Markup:
         notes.append("Nothing was measured: the run ended before its first stage did.")
     if not notes:
         return NOTHING
-    items = [tag("li", note) for note in notes]
+    items = [tag("li", units.plain(note)) for note in notes]
     return tag("div", tag("h2", "Read this first"), tag("ul", *items), class_="warnings", role="note")
 
 
@@ -128,8 +128,12 @@ def _about(result: LoadResult) -> Markup:
             ("Client's ceiling", f"{units.number(result.ceiling.events_per_s)} events/s, measured before the run")
         )
     settings = [(name, _setting(value)) for name, value in result.settings.items() if value is not None]
-    target = [("url", result.target.url), ("model", result.target.model)]
-    target += [(name, _setting(value)) for name, value in (result.target.info or {}).items() if name != "model"]
+    target = [("url", result.target.url), ("model", units.plain(result.target.model))]
+    target += [
+        (units.plain(name), units.plain(_setting(value)))
+        for name, value in (result.target.info or {}).items()
+        if name != "model"
+    ]
     parts = [
         table(name, ("", ""), rows, is_text=True) for name, rows in (("Run", run), ("Settings", settings)) if rows
     ]

@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from remuda.clients.answers import UNREADABLE
 from remuda.clients.report.results import SCHEMA, LoadResult
 
 # A million requests are about 250 MB; what is larger is no result of ours.
@@ -32,7 +33,7 @@ def read_result(path: Path) -> LoadResult:
     _check_schema(path, data)
     try:
         result = msgspec.json.decode(data, type=LoadResult)
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise ResultError(f"{path}: does not fit {SCHEMA}: {error}") from error
     _check_numbers(path, result, "$")
     _check_counts(path, result)
@@ -55,7 +56,7 @@ def _check_schema(path: Path, data: bytes) -> None:
         schema = msgspec.json.decode(data, type=_Head).schema
     except msgspec.ValidationError as error:
         raise ResultError(f"{path}: not a result of `remuda load`: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise ResultError(f"{path}: not JSON: {error}") from error
     if schema == SCHEMA:
         return
@@ -67,7 +68,7 @@ def _check_schema(path: Path, data: bytes) -> None:
 def _check_numbers(path: Path, value: object, where: str) -> None:
     """What is beyond MAX_NUMBER would overflow in a plot."""
     if isinstance(value, int | float) and abs(value) > MAX_NUMBER:
-        raise ResultError(f"{path}: {where} is {value:g}, beyond {MAX_NUMBER:g}")
+        raise ResultError(f"{path}: {where} is {_written(value)}, beyond {MAX_NUMBER:g}")
     if isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             _check_numbers(path, getattr(value, name), f"{where}.{name}")
@@ -77,6 +78,14 @@ def _check_numbers(path: Path, value: object, where: str) -> None:
     elif isinstance(value, list | tuple):
         for i, item in enumerate(value):
             _check_numbers(path, item, f"{where}[{i}]")
+
+
+def _written(number: float) -> str:
+    """Of any size: an int may be beyond every float."""
+    try:
+        return f"{number:g}"
+    except OverflowError:
+        return f"of {len(str(abs(number)))} digits"
 
 
 def _check_counts(path: Path, result: LoadResult) -> None:

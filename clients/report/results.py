@@ -30,7 +30,8 @@ class Distribution(msgspec.Struct, frozen=True, kw_only=True):
 class Goodput(msgspec.Struct, frozen=True, kw_only=True):
     """objective: bounds by measure (`ttft`, `itl`, `e2e`), in seconds. num_good: requests that kept them all.
 
-    A request's `itl` is the mean of its gaps. share: of all requests, failed ones among them.
+    A request's `itl` is the mean of its gaps. share: of all requests, failed ones among them. requests_per_s: of
+    those that ended in the stage's duration, as that of the stage.
     """
 
     objective: dict[str, float]

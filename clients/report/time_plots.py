@@ -107,8 +107,9 @@ def _mark_stages(axes: Axes, stages: Sequence[Stage]) -> None:
 
 def requests_plot(result: LoadResult) -> Plot | None:
     """Time to first token of every request at the time when it was due; failures as crosses below."""
-    well = [request for request in result.requests if request.ttft is not None]
+    well = [request for request in result.requests if request.error is None and request.ttft is not None]
     failed = [request for request in result.requests if request.error is not None]
+    num_answered = len(result.requests) - len(failed)
     if not well and not failed:
         return None
 
@@ -131,7 +132,7 @@ def requests_plot(result: LoadResult) -> Plot | None:
         name_axes(axes, "time when the request was due, s", f"time to first token, {unit}")
 
     keys = [Key("answered", "c1", "dot"), *([Key("failed", "c5", "cross")] if failed else [])]
-    return Plot("Every request", _requests_words(well, failed), paint, keys, "full")
+    return Plot("Every request", _requests_words(num_answered, len(well), len(failed)), paint, keys, "full")
 
 
 def _mark_failures(axes: Axes, failed: Sequence[RequestResult]) -> None:
@@ -147,9 +148,10 @@ def _mark_failures(axes: Axes, failed: Sequence[RequestResult]) -> None:
     )
 
 
-def _requests_words(well: Sequence[RequestResult], failed: Sequence[RequestResult]) -> str:
-    words = f"{units.counted(len(well), 'request')} answered, {units.counted(len(failed), 'failure')}."
-    if len(well) > MAX_POINTS:
+def _requests_words(num_answered: int, num_timed: int, num_failed: int) -> str:
+    """num_timed: of the answered, those that have a first token."""
+    words = f"{units.counted(num_answered, 'request')} answered, {units.counted(num_failed, 'failure')}."
+    if num_timed > MAX_POINTS:
         words += f" {MAX_POINTS:,} of the answered are drawn, evenly over the run."
     return words
 

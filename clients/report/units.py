@@ -119,9 +119,14 @@ def time_axis(largest: float) -> tuple[float, str]:
     return next((factor, unit) for limit, factor, unit in _AXIS_LIMITS if largest < limit)
 
 
+def printable(text: str) -> str:
+    """All of a text, without what a terminal would obey."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
 def plain(text: str) -> str:
     """Text that others wrote, fit for one line of a terminal: no control characters, no endless length."""
-    line = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: _MAX_TEXT + 1])
+    line = printable(text[: _MAX_TEXT + 1])
     return line if len(line) <= _MAX_TEXT else line[:_MAX_TEXT] + "…"
 
 

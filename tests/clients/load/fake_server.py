@@ -33,6 +33,8 @@ class Fake:
     def __init__(self) -> None:
         self.log: list[dict[str, Any]] = []
         self.bodies: list[dict[str, Any]] = []
+        # What those who read the metrics showed as their key.
+        self.metrics_keys: list[str | None] = []
         self.slots: asyncio.Semaphore | None = None
         self.began: float | None = None
         self.num_running = 0
@@ -108,7 +110,8 @@ class Fake:
             assert fault == "no finish"
         return response
 
-    async def metrics(self, _: web.Request) -> web.Response:
+    async def metrics(self, request: web.Request) -> web.Response:
+        self.metrics_keys.append(request.headers.get("Authorization"))
         lines = [
             "# TYPE remuda:num_requests_running gauge",
             f"remuda:num_requests_running {self.num_running}",
@@ -130,8 +133,8 @@ class Fake:
 
     def take_log(self) -> dict[str, Any]:
         """What was written and asked since the last call."""
-        found = {"log": self.log, "bodies": self.bodies}
-        self.log, self.bodies, self.began, self.slots = [], [], None, None
+        found = {"log": self.log, "bodies": self.bodies, "metrics_keys": self.metrics_keys}
+        self.log, self.bodies, self.metrics_keys, self.began, self.slots = [], [], [], None, None
         return found
 
 

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from remuda.clients.load.flag_options import without_keys
+from remuda.clients.load.progress import Progress
 from remuda.clients.report.results_file import write_result
 from remuda.server.cli import run as run_cli
 from tests.clients.load.conftest import FakeServer
@@ -44,7 +46,7 @@ def test_files(fake: FakeServer, tmp_path: Path) -> None:
 
 
 def test_the_key_stands_in_no_file(fake: FakeServer, tmp_path: Path) -> None:
-    arguments = ("--num-requests", "2", "--api-key", "sk-one", "--out", str(tmp_path))
+    arguments = ("--num-requests", "2", "--api_key=sk-one", "--out", str(tmp_path))
     process = load(fake, *arguments, REMUDA_API_KEY="sk-two")
     written = "".join(process.communicate(timeout=60))
     assert process.returncode == 0, written
@@ -55,15 +57,39 @@ def test_the_key_stands_in_no_file(fake: FakeServer, tmp_path: Path) -> None:
     assert "sk-two" not in written
 
 
+def test_each_run_has_prompts_of_its_own_unless_it_is_repeated(fake: FakeServer, tmp_path: Path) -> None:
+    path, seeds, prompts = tmp_path / "a.json", [], []
+    for place in range(3):
+        again = ["--seed", str(seeds[0])] if place == 2 else []
+        # A warm-up would bring a prompt more.
+        process = load(fake, "--num-requests", "1", "--warmup", "0", "--json", str(path), *again)
+        assert process.communicate(timeout=60)
+        seeds.append(json.loads(path.read_text())["settings"]["seed"])
+        prompts += [body["prompt"] for body in fake.log()["bodies"]]
+    assert seeds[0] != seeds[1]
+    assert prompts[0] != prompts[1]
+    assert (seeds[2], prompts[2]) == (seeds[0], prompts[0])
+
+
 def test_the_key_of_the_environment(fake: FakeServer) -> None:
     process = load(fake, "--num-requests", "1", REMUDA_API_KEY="sk-two")
     process.communicate(timeout=60)
     assert {body["authorization"] for body in fake.log()["bodies"]} == {"Bearer sk-two"}
 
 
-def test_without_keys() -> None:
-    shown = without_keys(["load", "--api-key", "a", "--api-key=b", "--rate", "3"])
-    assert shown == ("load", "--api-key", "***", "--api-key=***", "--rate", "3")
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["--api-key", "sk-one"], ["--api-key", "***"]),
+        (["--api-key=sk-one"], ["--api-key=***"]),
+        (["--api_key", "sk-one"], ["--api_key", "***"]),
+        (["--api_key=sk-one"], ["--api_key=***"]),
+        (["--api-key=sk-one="], ["--api-key=***"]),
+        (["--api-key", "--api-key"], ["--api-key", "***"]),
+    ],
+)
+def test_without_keys(given: list[str], shown: list[str]) -> None:
+    assert without_keys(["load", *given, "--rate", "3"]) == ("load", *shown, "--rate", "3")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -85,6 +111,17 @@ def test_ctrl_c_writes_what_there_is(fake: FakeServer, tmp_path: Path, number: i
     assert stage["num_requests"] > 0
     assert stage["num_failed"] == 0
     assert stage["duration"] < 60
+
+
+def test_a_terminal_obeys_no_server(capfd: pytest.CaptureFixture[str]) -> None:
+    Progress(Console(stderr=True, force_terminal=True)).say("load test of [b]\x1b]0;owned\x07\x9b2J")
+    assert run_cli(["load", "--url", "http://127.0.0.1:1/\x1b[2J"]) == 1
+    said, complaint = capfd.readouterr().err.splitlines()
+    assert (
+        said
+        == "load test of [b]\N{REPLACEMENT CHARACTER}]0;owned\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}2J"
+    )
+    assert complaint.startswith("remuda: cannot reach http://127.0.0.1:1/\N{REPLACEMENT CHARACTER}[2J: ")
 
 
 def test_all_requests_failed_is_exit_1(fake: FakeServer) -> None:
@@ -111,6 +148,9 @@ def test_all_requests_failed_is_exit_1(fake: FakeServer) -> None:
         (["--warmup", "-1"], 2, "--warmup must be 0 or more, not -1"),
         (["--url", "ftp://a"], 2, "is not http://HOST:PORT"),
         (["--url", "http://me:secret@a"], 2, "is not http://HOST:PORT"),
+        (["--metrics-url", "http://[a/metrics"], 2, "--metrics-url"),
+        (["--metrics-url", "a/metrics"], 2, "--metrics-url 'a/metrics' is not http://HOST:PORT"),
+        (["--api-key", "sk-one\r"], 2, "a key is printable ASCII without spaces"),
         (["--json", "/nonexistent/a.json"], 2, "cannot write /nonexistent/a.json"),
         (["--compare", "a.json"], 2, "two results or more"),
         (["--compare", "a.json", "b.json"], 2, "a.json"),

@@ -4,11 +4,14 @@ import threading
 import time
 
 import pytest
+from aiohttp import web
 
 from remuda.clients.load.errors import LoadError
 from remuda.clients.load.exchange import Wire
 from remuda.clients.load.options import LoadOptions
-from tests.clients.load.conftest import FakeServer, run
+from remuda.clients.load.target import is_same_server
+from tests.clients.load.conftest import FakeServer, VirtualServer, run
+from tests.clients.load.fake_server import Fake
 
 
 @pytest.mark.parametrize(
@@ -78,3 +81,43 @@ def test_the_key_is_sent_and_written_nowhere(fake: FakeServer) -> None:
     assert fake.log()["bodies"][0]["authorization"] == "Bearer sk-secret"
     assert "secret" not in repr(ended)
     assert "secret" in Wire("", 1.0, "sk-secret").key  # type: ignore[operator]
+
+
+def test_the_key_is_not_sent_to_a_foreign_host_of_metrics(fake: FakeServer) -> None:
+    other, load = FakeServer("somebody"), LoadOptions(concurrency=1, num_requests=1)
+    try:
+        for metrics_url in (None, f"{other.url}/metrics"):
+            run(fake.url, load, script={"first": 0.01}, tokens=2, key="sk-secret", metrics_url=metrics_url)
+        foreign = other.log()["metrics_keys"]
+    finally:
+        other.stop()
+    assert set(fake.log()["metrics_keys"]) == {"Bearer sk-secret"}
+    # Asked before the load, and during it.
+    assert len(foreign) > 1
+    assert set(foreign) == {None}
+
+
+@pytest.mark.parametrize(
+    ("other", "is_same"),
+    [
+        ("http://a:1/metrics", True),
+        ("https://a:1/metrics", False),
+        ("http://a:2/metrics", False),
+        ("http://b:1/metrics", False),
+    ],
+)
+def test_what_is_the_same_server(other: str, is_same: bool) -> None:
+    assert is_same_server("http://a:1/path", other) is is_same
+
+
+def test_what_is_no_utf_8_ends_no_run(virtual: VirtualServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(_: Fake, request: web.Request) -> web.Response:
+        return web.Response(body=b"# TYPE \xff", content_type="text/plain", charset="utf-8")
+
+    monkeypatch.setattr(Fake, "metrics", answer)
+    monkeypatch.setattr(Fake, "models", answer)
+    load = LoadOptions(concurrency=1, num_requests=1)
+    (stage,) = run(virtual.url, load, script={"first": 0.01}, model="m").result.stages
+    assert (stage.num_failed, stage.samples) == (0, [])
+    with pytest.raises(LoadError, match="is not a list of models"):
+        run(virtual.url, load)

@@ -65,7 +65,28 @@ def test_sharegpt(tmp_path: Path) -> None:
     assert (completion.content, completion.max_tokens) == ("Hi?", 1)
 
 
-@pytest.mark.parametrize("data", ["{", "3", "[]", '[{"conversations": [{"from": "human", "value": "x"}]}]'])
+def test_a_role_that_is_no_text_is_left_out(tmp_path: Path) -> None:
+    turns = [{"from": ["a"], "value": "x"}, *CONVERSATION["conversations"]]
+    (row,) = read_sharegpt(write(tmp_path / "a.json", [{"conversations": turns}]), is_chat=True)
+    assert len(row.content) == 4
+
+
+def test_half_a_surrogate_pair_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "hi \ud83d"}, {"from": "gpt", "value": "x"}]
+    path = write(tmp_path / "a.json", [CONVERSATION, {"conversations": turns}])
+    with pytest.raises(UsageError, match=r"a\.json: conversation 2: half a surrogate pair at character 3"):
+        read_sharegpt(path, is_chat=True)
+
+
+def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\u2028two\fthree\nfour\r\n", encoding="utf-8", newline="")
+    rows = read_texts(tmp_path / "a.txt", is_whole=False)
+    assert [row.content for row in rows] == ["one\u2028two\fthree", "four"]
+
+
+@pytest.mark.parametrize(
+    "data", ["{", "[" * 100_000, "3", "[]", '[{"conversations": [{"from": "human", "value": "x"}]}]']
+)
 def test_sharegpt_that_is_none(tmp_path: Path, data: str) -> None:
     with pytest.raises(UsageError, match=r"a\.json"):
         read_sharegpt(write(tmp_path / "a.json", data), is_chat=True)

@@ -18,6 +18,7 @@ def text(word: str = " a", **fields: Any) -> bytes:
 
 FINISH = event(choices=[{"index": 0, "text": "", "finish_reason": "length"}])
 USAGE = event(choices=[], usage={"prompt_tokens": 7, "completion_tokens": 3})
+NESTED = b'data: {"error": ' + b"[" * 100_000 + b"\n\n"
 DONE = b"data: [DONE]\n\n"
 STREAM = text() * 3 + FINISH + USAGE + DONE
 
@@ -67,7 +68,9 @@ def test_error_events(data: bytes) -> None:
     assert "engine died" in (read(text() + data).error or "")
 
 
-@pytest.mark.parametrize("data", [b"data: {\n\n", b"data: []\n\n", b'data: {"choices": 3}\n\n', b"data: \xff\n\n"])
+@pytest.mark.parametrize(
+    "data", [b"data: {\n\n", b"data: []\n\n", b'data: {"choices": 3}\n\n', b"data: \xff\n\n", NESTED]
+)
 def test_what_is_no_event(data: bytes) -> None:
     with pytest.raises(BadEventError):
         read(data)

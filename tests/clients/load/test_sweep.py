@@ -102,3 +102,12 @@ def test_goodput(virtual: VirtualServer) -> None:
     assert stage.goodput is not None
     assert (stage.goodput.num_good, stage.goodput.share) == (1, 0.5)
     assert stage.goodput.requests_per_s == pytest.approx(1 / stage.duration)
+
+
+def test_the_rate_of_goodput_is_of_the_window(virtual: VirtualServer) -> None:
+    """Every request takes 0.75 s and is good; of the two at a time two end in 1 s and two after it."""
+    load = LoadOptions(concurrency=2, duration=1.0, objective={"ttft": 1.0})
+    (stage,) = run(virtual.url, load, script={"first": 0.05, "gap": 0.1}).result.stages
+    assert stage.goodput is not None
+    assert (stage.goodput.num_good, stage.goodput.share) == (4, 1.0)
+    assert stage.goodput.requests_per_s == stage.requests_per_s == pytest.approx(2.0)

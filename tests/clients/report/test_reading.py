@@ -39,6 +39,8 @@ def test_unknown_fields_of_a_later_version_are_left_alone(tmp_path: Path) -> Non
         (b"{", "not JSON"),
         (b"\xff\xfe", "not JSON"),
         (b"url,model\n1,2\n", "not JSON"),
+        (b'{"more": ' + b"[" * 100_000, "not JSON"),
+        (msgspec.json.encode(SMALL).replace(b'"a machine"', b'"\xff"'), "not JSON|does not fit"),
         (b"[1, 2]", "not a result of `remuda load`"),
         (b'{"schema": 3}', "not a result of `remuda load`"),
         (b"{}", "its schema is ''"),
@@ -73,6 +75,7 @@ def test_says_why_a_file_is_none(tmp_path: Path, text: bytes, reason: str) -> No
             r"points\[0\]\.context_tokens must be at least 1, not 0",
         ),
         (b'"mean":', b'"mean":1e300,"meant":', r"\.mean is 1e\+300, beyond 1e\+18"),
+        (b'"seed":0', b'"seed":1' + b"0" * 400, r"\$\.settings\.seed "),
         (b'"seed":0', b'"seed":9999999999999999999', r"\$\.settings\.seed is 1e\+19, beyond"),
     ],
 )

@@ -12,7 +12,9 @@ import pytest
 
 from remuda.clients.report import units
 from remuda.clients.report.page import write_html
-from tests.clients.report.sample_results import ALL, HOSTILE, full, single
+from remuda.clients.report.results import RequestResult
+from remuda.clients.report.time_plots import requests_plot
+from tests.clients.report.sample_results import ALL, HOSTILE, full, result, single
 
 TAGS = {
     *(
@@ -228,6 +230,23 @@ def test_unlike_runs_can_be_compared(tmp_path: Path, second: str) -> None:
         _, found = page(tmp_path, *pair)
         assert found.unclosed == []
         assert found.tags <= TAGS
+
+
+def test_a_command_is_whole_and_a_note_is_cut(tmp_path: Path) -> None:
+    write_html([single(command=["load", "--extra-body", "x" * 500], notes=["y" * 500])], tmp_path / "a.html")
+    html = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "x" * 500 in html
+    assert "y" * 300 + "…" in html
+
+
+def test_a_request_that_failed_after_its_first_token_is_not_answered() -> None:
+    rows = [
+        RequestResult(stage=0, due=0, sent=0, prompt_tokens=1, output_tokens=1, ttft=ttft, error=error)
+        for ttft, error in ((0.1, None), (None, None), (None, None), (0.1, "timeout"))
+    ]
+    plot = requests_plot(result([], rows))
+    assert plot is not None
+    assert plot.says == "3 requests answered, 1 failure."
 
 
 def test_no_result_is_no_report(tmp_path: Path) -> None:
