@@ -15,11 +15,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
+from remuda.engine.checkpoint.model_config import parse_native
+from remuda.engine.checkpoint.names import expected_shapes
 from report import report
 
 ROOT = Path(__file__).parents[1]
 WORK = ROOT / "build" / "load-agreement"
 BOUND = 0.05
+KINDS = ("scripted", "large", "demo")
 PROMPT_TOKENS, OUTPUT_TOKENS = 128, 64
 MEASURES = ("TTFT ms, median", "ITL ms, median", "e2e ms, median", "output tokens/s", "requests/s")
 Figures = dict[str, float]
@@ -35,19 +41,36 @@ def install() -> Path:
     return program
 
 
-def serve(kind: str) -> tuple[subprocess.Popen[str], str, str]:
-    """A server, its URL and its model: the demo model's, or a scripted one, which no busy machine makes slower."""
+def write_large(directory: Path) -> Path:
+    """A checkpoint of the 130M shape with random weights and the demo's tokenizer: its steps take long."""
+    directory.mkdir()
+    for file in (ROOT / "demo").glob("*.json"):
+        (directory / file.name).write_bytes(file.read_bytes())
+    path = directory / "config.json"
+    shape = {"hidden_size": 768, "intermediate_size": 1536, "num_hidden_layers": 24, "time_step_rank": 48}
+    config = json.loads(path.read_text()) | shape
+    path.write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(0)
+    shapes = expected_shapes(parse_native(config, str(path)))
+    weights = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in shapes.items()}
+    save_file(weights, directory / "model.safetensors")
+    return directory
+
+
+def serve(kind: str, directory: Path) -> tuple[subprocess.Popen[str], str, str]:
+    """A server, its URL and its model: a scripted one, the demo model's, or that of `write_large` on one core."""
     if kind == "scripted":
         command = [sys.executable, "-m", "tests.clients.load.fake_server", "remuda"]
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         return process, f"http://127.0.0.1:{int(process.stdout.readline())}", "fake-1"
-    command = [sys.executable, "-c", "from remuda.server.cli import main; main()", "serve", "demo", "--port", "0"]
+    model = ["demo"] if kind == "demo" else [str(write_large(directory / "large")), "--num-threads", "1"]
+    command = [sys.executable, "-c", "from remuda.server.cli import main; main()", "serve", *model, "--port", "0"]
     process = subprocess.Popen([*command, "--no-access-log"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:
         if found := re.search(r"ready at (http://\S+)", line):
-            return process, found[1], "demo"
+            return process, found[1], kind
     raise SystemExit("the server did not start")
 
 
@@ -118,19 +141,19 @@ def by_remuda(url: str, arguments: argparse.Namespace, directory: Path) -> Figur
 
 def measure(kind: str, program: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of the table, from `--rounds` runs of each tool on one server."""
-    process, url, model = serve(kind)
     theirs: list[Figures] = []
     ours: list[Figures] = []
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            directory = Path(name)
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        process, url, model = serve(kind, directory)
+        try:
             by_remuda(url, arguments, directory)
             for _ in range(arguments.rounds):
                 ours.append(by_remuda(url, arguments, directory))
                 theirs.append(by_guidellm(program, url, model, arguments, directory))
-    finally:
-        process.terminate()
-        process.communicate()
+        finally:
+            process.terminate()
+            process.communicate()
     return [{"server": kind, **compare(name, ours, theirs)} for name in MEASURES]
 
 
@@ -139,7 +162,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--concurrency", type=int, default=4)
     parser.add_argument("--requests", type=int, default=40)
-    parser.add_argument("--servers", nargs="+", choices=["scripted", "demo"], default=["scripted", "demo"])
+    parser.add_argument("--servers", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--guidellm", type=Path, help="its program, where it is installed")
     arguments = parser.parse_args()
     program = arguments.guidellm or install()
@@ -147,7 +170,7 @@ def main() -> None:
     notes = [
         f"closed loop of {arguments.concurrency}, {arguments.requests} requests a run, {PROMPT_TOKENS + 1} tokens "
         f"in, {OUTPUT_TOKENS} out; medians of {arguments.rounds} runs of each, in turns",
-        "scripted: first token after 200 ms, then one every 50 ms",
+        "scripted: first token after 200 ms, then one every 50 ms; large: 130M shape, random weights, one thread",
         "noise: the largest distance of a run from its median, of the tool that has more of it",
     ]
     report("remuda load beside guidellm", rows, notes)

@@ -13,6 +13,8 @@ from remuda.clients.report.terminal import show_line, show_table
 
 # What differs by less is called the same: two runs of one load differ by so much.
 SAME: Final = 0.01
+# A setting that is another one in each run on purpose.
+_DRAWN: Final = "seed"
 # Of `/info`, what makes another server of it.
 _INFO: Final = (
     *("version", "model_type", "num_parameters", "device", "backend", "dtype", "state_dtype", "num_slots"),
@@ -162,7 +164,7 @@ def _verdict(change: float, is_lower_better: bool | None) -> Verdict:
 def _facts(result: LoadResult) -> dict[str, str]:
     info = result.target.info or {}
     return {
-        **{name: str(value) for name, value in result.settings.items() if value is not None},
+        **{name: str(value) for name, value in result.settings.items() if value is not None and name != _DRAWN},
         "url": result.target.url,
         "model": result.target.model,
         "machine": result.machine,
