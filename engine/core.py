@@ -4,6 +4,7 @@ On a GPU it is one step ahead: the host plans and launches step i+1, then reads 
 """
 
 from collections import deque
+from typing import Final
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from remuda.engine.scheduler import Plan, PrefillChunk, Scheduler
 from remuda.engine.sequence import Request, Sequence, mix64
 from remuda.engine.state_pool import StatePool
 from remuda.engine.wire import FinishReason, SequenceOutput, TokenLogprobs
+
+# Steps without a prompt after which the memory that prompts took goes back.
+_TRIM_AFTER_STEPS: Final = 16
 
 
 class EngineCore:
@@ -51,6 +55,7 @@ class EngineCore:
         self._failures: list[SequenceOutput] = []
         self._num_added = 0
         self._let_go = TokensLetGo()
+        self._num_steps_at_rest = 0
 
     @property
     def has_work(self) -> bool:
@@ -166,7 +171,8 @@ class EngineCore:
             for chunk in plan.prefill:
                 if chunk.is_last:
                     self._drop_prompt(chunk.request)
-            if plan.prefill and not self._scheduler.num_prefilling:
+            self._num_steps_at_rest = 0 if plan.prefill else self._num_steps_at_rest + 1
+            if self._num_steps_at_rest == _TRIM_AFTER_STEPS:
                 self._let_go.rest()
         max_under_way = 0 if plan.is_empty or plan.is_guided else self._depth
         while len(self._under_way) > max_under_way:

@@ -10,8 +10,6 @@ from typing import Final
 
 # Tokens of prompts after which the heap is trimmed: a few megabytes, and seldom enough to cost nothing.
 TRIM_AFTER_TOKENS: Final = 32_768
-# The same where no other prompt is about to be read, which would take the memory again.
-TRIM_AT_REST_AFTER_TOKENS: Final = 4_096
 
 _C_LIBRARY: Final = ctypes.CDLL(None)
 
@@ -33,13 +31,11 @@ class TokensLetGo:
     def note(self, num_tokens: int) -> None:
         """So many more."""
         self._num_tokens += num_tokens
-        self._trim_from(TRIM_AFTER_TOKENS)
+        if self._num_tokens >= TRIM_AFTER_TOKENS:
+            self.rest()
 
     def rest(self) -> None:
-        """No other prompt is there."""
-        self._trim_from(TRIM_AT_REST_AFTER_TOKENS)
-
-    def _trim_from(self, num_tokens: int) -> None:
-        if self._num_tokens >= num_tokens:
+        """No other prompt is about to take the memory again: trim, if there was any since the last time."""
+        if self._num_tokens > 0:
             self._num_tokens = 0
             self._trim()

@@ -83,11 +83,6 @@ class Scheduler:
         """Requests with slots."""
         return len(self._requests) - len(self._waiting)
 
-    @property
-    def num_prefilling(self) -> int:
-        """Requests whose prompt is not read to its end."""
-        return len(self._prefilling)
-
     def get(self, request_id: str) -> Request | None:
         """The request of that id, while it waits or runs."""
         return self._requests.get(request_id)
