@@ -52,6 +52,8 @@ CLOSING_S: Final = 2
 # After a response in the background has ended, for clients to come and get it.
 RETRIEVAL_S: Final = 3.0
 _IDLE_POLL_S: Final = 0.05
+# An engine that runs answers between two of its steps; one that loads may not for long.
+_FIRST_WORD_S: Final = 1.0
 _TASKS_NOTED_EACH_S: Final = 1.0
 
 
@@ -91,11 +93,16 @@ class ApiWorker:
         self._http = _HttpServer(http_config(self._state, options, closing_s=CLOSING_S))
         self._link.listeners.append(self._on_link_change)
         self._is_known_ready = False
+        self._has_heard = asyncio.Event()
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until the parent has had enough."""
         parent = asyncio.create_task(self._obey())
         self._note_tasks()
+        # Connections may have queued here for a worker that is started again. The engine has run all along: they
+        # need not be refused for the moments until it says so.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._has_heard.wait(), _FIRST_WORD_S)
         await self._http.serve(sockets=[listener])
         await parent
         self._link.close()
@@ -123,6 +130,7 @@ class ApiWorker:
         if draining is not None:
             draining.cancel()
         self._link.fail_all(EngineDeadError("the server is shutting down"))
+        self._has_heard.set()
         self._http.should_exit = True
 
     async def _tell_when_idle(self) -> None:
@@ -140,6 +148,7 @@ class ApiWorker:
         asyncio.get_running_loop().call_later(_TASKS_NOTED_EACH_S, self._note_tasks)
 
     def _on_link_change(self) -> None:
+        self._has_heard.set()
         if self._link.status is not EngineStatus.READY or self._is_known_ready or self._link.info is None:
             return
         self._is_known_ready = True
