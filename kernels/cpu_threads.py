@@ -7,8 +7,11 @@ and one thread is ahead by ten times. No knob fits both, and neighbours come and
 
 from typing import Final
 
-# Pairs of runs, one with each choice, that decide: where a core is shared, single runs tell little.
-_PAIRS: Final = 8
+# Pairs of runs, one with each choice. The mean decides: where a core is shared, all threads are mostly ahead and
+# now and then ten times behind. Few pairs do where most of them agree with it, or where all stays as it was. A
+# mean that one slow run has made needs many: one in a hundred is not to turn what is right for the others.
+_FEW_PAIRS, _MANY_PAIRS = 8, 32
+_MOST: Final = 7 / 8
 # The other choice must be this much faster.
 _WORTH_A_CHANGE: Final = 0.95
 # Runs between two comparisons. Doubles with each one that confirms the choice.
@@ -41,8 +44,8 @@ class ThreadChooser:
         of_best, of_other = self._pairs
         return self._best if len(of_best) == len(of_other) else self._other
 
-    def record(self, num_threads: int, seconds: float) -> None:
-        """Note what a run with `num_threads` took."""
+    def record(self, seconds: float) -> None:
+        """Note what the run took whose threads were chosen last."""
         if self._best == self._other:
             return
         if self._pairs is not None:
@@ -59,12 +62,16 @@ class ThreadChooser:
             of_best.append(seconds)
             return
         of_other.append(seconds)
-        best, other = sum(of_best) / len(of_best), sum(of_other) / len(of_other)
-        # What is hopeless need not be gone through to the end.
-        if len(of_other) < _PAIRS and sum(of_other) < _PAIRS * 2 * best:
+        best, other, num_pairs = sum(of_best) / len(of_best), sum(of_other) / len(of_other), len(of_other)
+        is_hopeless = sum(of_other) >= _FEW_PAIRS * 2 * best
+        is_better = other < _WORTH_A_CHANGE * best
+        if num_pairs < _FEW_PAIRS and not is_hopeless:
+            return
+        num_won = sum(b < a for a, b in zip(of_best, of_other, strict=True))
+        if is_better and num_won < _MOST * num_pairs and num_pairs < _MANY_PAIRS:
             return
         self._pairs, self._num_runs = None, 0
-        if other < _WORTH_A_CHANGE * best:
+        if is_better:
             self._best, self._other = self._other, self._best
             self._pause = _FIRST_PAUSE
         else:

@@ -117,7 +117,7 @@ class FusedDecode:
             B,
             hidden.data_ptr(),
         )
-        chooser.record(num_threads, time.perf_counter() - began)
+        chooser.record(time.perf_counter() - began)
         numba.set_num_threads(self._max_threads)
         eps, is_rms = self._norm
         normed: Tensor = add_norm(hidden, residual, *self._final_norm, eps, is_rms=is_rms, out_dtype=torch.float32)
