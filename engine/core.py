@@ -3,6 +3,7 @@
 On a GPU it is one step ahead: the host plans and launches step i+1, then reads what step i drew.
 """
 
+from array import array
 from collections import deque
 from typing import Final
 
@@ -86,7 +87,7 @@ class EngineCore:
         """The request waits or runs."""
         return self._scheduler.get(request_id) is not None
 
-    def add(self, request_id: str, prompt: list[int], params: SamplingParams) -> None:
+    def add(self, request_id: str, prompt: "list[int] | array[int]", params: SamplingParams) -> None:
         """Queue `params.n` continuations of the token ids `prompt`.
 
         Raises InvalidRequestError where the request cannot be honoured by this model and pool, and

@@ -173,12 +173,13 @@ class EngineServer:
         try:
             if self._core is None:
                 raise EngineDeadError("the engine has not started")
-            self._core.add(request.request_id, request.prompt, request.params)
+            token_ids = request.prompt
+            self._core.add(request.request_id, token_ids, request.params)
         except RemudaError as error:
             self._reject(worker, request, error)
         else:
             self._owners[request.request_id] = worker
-            self._num_prompt_tokens += len(request.prompt)
+            self._num_prompt_tokens += len(token_ids)
 
     def _reject(self, worker: bytes, request: AddRequest, error: RemudaError) -> None:
         param = error.param if isinstance(error, InvalidRequestError) else None

@@ -1,5 +1,7 @@
 """The messages between API workers and the engine process: msgpack-encoded tagged structs, little behaviour."""
 
+from array import array
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -16,12 +18,24 @@ HELLO: Final = b""
 FinishReason = Literal["stop", "length", "error"]
 
 
+def pack_ids(token_ids: Sequence[int]) -> bytes:
+    """Each as four bytes in this machine's order: as numbers of msgpack they would all become objects again, whose
+    32 bytes each an interpreter does not readily give back. Raises OverflowError for what is no int32.
+    """
+    return array("i", token_ids).tobytes()
+
+
 class AddRequest(msgspec.Struct, frozen=True, tag="add"):
-    """Queue one request: `params.n` sequences over one prompt of token ids."""
+    """Queue one request: `params.n` sequences over one prompt. packed_prompt: of its token ids, by `pack_ids`."""
 
     request_id: str
-    prompt: list[int]
+    packed_prompt: bytes
     params: SamplingParams
+
+    @property
+    def prompt(self) -> "array[int]":
+        """The token ids."""
+        return array("i", self.packed_prompt)
 
 
 class AbortRequest(msgspec.Struct, frozen=True, tag="abort"):

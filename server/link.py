@@ -5,6 +5,7 @@ once, so it is drained until it is empty, and looked at again after each send.
 """
 
 import asyncio
+import gc
 from collections.abc import Callable
 from enum import Enum
 from time import monotonic
@@ -30,6 +31,7 @@ from remuda.engine.wire import (
     StatsRequest,
     StepOutputs,
     ToEngine,
+    pack_ids,
 )
 from remuda.server.errors import ServerUnavailableError, typed_error
 from remuda.server.request_handle import RequestHandle
@@ -133,7 +135,7 @@ class EngineLink:
         handle = RequestHandle(self, request_ids, params.n)
         for i, (prompt_id, prompt) in enumerate(zip(request_ids, prompts, strict=True)):
             self._routes[prompt_id] = (handle, i * params.n)
-            self.send(AddRequest(prompt_id, prompt, params))
+            self.send(AddRequest(prompt_id, pack_ids(prompt), params))
         if self.limits.request_timeout_s is not None:
             handle.limit_time(self.limits.request_timeout_s)
         self._let_go.note(sum(map(len, prompts)))
@@ -171,6 +173,8 @@ class EngineLink:
 
     def _trim_now(self) -> None:
         self._trim = None
+        # Empties the interpreter's lists of free objects, too: each of those keeps a megabyte of the heap.
+        gc.collect()
         trim_heap()
 
     def _end_stats_wait(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from remuda.engine.grammar import Grammar
 from remuda.engine.grammar_queue import GrammarQueue
 from remuda.engine.sampling_params import SamplingParams
-from remuda.engine.wire import AddRequest
+from remuda.engine.wire import AddRequest, pack_ids
 
 
 class SlowCompiler:
@@ -25,7 +25,7 @@ class SlowCompiler:
 
 
 def request(name: str) -> AddRequest:
-    return AddRequest(name, [1], SamplingParams(grammar=Grammar("regex", name, "guided_regex")))
+    return AddRequest(name, pack_ids([1]), SamplingParams(grammar=Grammar("regex", name, "guided_regex")))
 
 
 def take(queue: GrammarQueue, num: int) -> list[tuple[bytes, AddRequest]]:

@@ -25,6 +25,7 @@ from remuda.engine.wire import (
     StatsRequest,
     StepOutputs,
     ToEngine,
+    pack_ids,
 )
 
 pytestmark = pytest.mark.e2e
@@ -123,20 +124,20 @@ def test_two_workers_are_served_each_with_its_own(address: str, context: "zmq.Co
             assert isinstance(ready, EngineReady)
             assert isinstance(ready.info, EngineInfo)
             assert (ready.info.vocab_size, ready.info.num_slots, ready.info.backend) == (101, 4, "cpu")
-        first.send(AddRequest("a", [1, 2, 3], GREEDY))
-        second.send(AddRequest("b", [1, 2, 3], GREEDY))
+        first.send(AddRequest("a", pack_ids([1, 2, 3]), GREEDY))
+        second.send(AddRequest("b", pack_ids([1, 2, 3]), GREEDY))
         assert first.tokens("a") == second.tokens("b")
 
-        first.send(AddRequest("bad", [101], GREEDY))
+        first.send(AddRequest("bad", pack_ids([101]), GREEDY))
         rejected = first.receive()
         assert isinstance(rejected, RequestRejected)
         assert (rejected.kind, rejected.param) == ("InvalidRequestError", "prompt")
 
-        first.send(AddRequest("long", [1], SamplingParams(max_tokens=10**6, temperature=0.0)))
+        first.send(AddRequest("long", pack_ids([1]), SamplingParams(max_tokens=10**6, temperature=0.0)))
         assert isinstance(first.receive(), StepOutputs)
         first.send(AbortRequest("long"))
         first.send(AbortRequest("never-heard-of"))
-        second.send(AddRequest("c", [1, 2, 3], GREEDY))
+        second.send(AddRequest("c", pack_ids([1, 2, 3]), GREEDY))
         last = None
         while last is None or last.outputs[0].finish_reason is None:
             last = second.receive()
@@ -153,19 +154,19 @@ def test_a_step_without_memory_fails_alone(address: str, context: "zmq.Context[z
     with engine(address, ("-c", SPOILED)) as process:
         worker = Worker(context, address)
         worker.hello()
-        worker.send(AddRequest("before", [1, 2, 3], GREEDY))
+        worker.send(AddRequest("before", pack_ids([1, 2, 3]), GREEDY))
         expected = worker.tokens("before")
-        worker.send(AddRequest("victim", [100], GREEDY))
+        worker.send(AddRequest("victim", pack_ids([100]), GREEDY))
         message = worker.receive()
         assert isinstance(message, StepOutputs)
         (output,) = message.outputs
         assert (output.request_id, output.finish_reason) == ("victim", "error")
         assert output.error == "a step of the engine failed"
         assert message.num_free_slots == 4
-        worker.send(AddRequest("after", [1, 2, 3], GREEDY))
+        worker.send(AddRequest("after", pack_ids([1, 2, 3]), GREEDY))
         assert worker.tokens("after") == expected
         # Whatever else a step meets ends the process, which its parent sees.
-        worker.send(AddRequest("worse", [99], GREEDY))
+        worker.send(AddRequest("worse", pack_ids([99]), GREEDY))
         assert process.wait(timeout=60) == 1
         worker.socket.close()
 
@@ -186,10 +187,10 @@ def test_it_tells_of_itself_when_asked(address: str, context: "zmq.Context[zmq.S
         assert before.resident_bytes > 10**7
         counts = (before.num_running, before.num_waiting, before.num_free_slots, before.num_output_tokens)
         assert counts == (0, 0, 4, 0)
-        worker.send(AddRequest("a", [1, 2, 3], GREEDY))
+        worker.send(AddRequest("a", pack_ids([1, 2, 3]), GREEDY))
         worker.tokens("a")
-        worker.send(AddRequest("long", [1], SamplingParams(max_tokens=10**6, n=3)))
-        worker.send(AddRequest("waits", [1, 2], SamplingParams(n=2)))
+        worker.send(AddRequest("long", pack_ids([1]), SamplingParams(max_tokens=10**6, n=3)))
+        worker.send(AddRequest("waits", pack_ids([1, 2]), SamplingParams(n=2)))
         assert isinstance(worker.receive(), StepOutputs)
         after = stats()
         assert (after.num_running, after.num_waiting, after.num_free_slots) == (1, 1, 1)
@@ -216,9 +217,9 @@ def test_grammars_are_compiled_beside_the_loop(address: str, context: "zmq.Conte
         worker.hello()
         for i, text in enumerate(["[0-9]{3}", "(?=a)", "[a-c]{2}", "(?=a)", "[0-9]{3}"]):
             params = SamplingParams(grammar=Grammar("regex", text, "structured_outputs"), max_tokens=9)
-            worker.send(AddRequest(f"gone{i}", [1], params))
+            worker.send(AddRequest(f"gone{i}", pack_ids([1]), params))
             worker.send(AbortRequest(f"gone{i}"))
-            worker.send(AddRequest(f"r{i}", [1], params))
+            worker.send(AddRequest(f"r{i}", pack_ids([1]), params))
             if "?" in text:
                 messages = [worker.receive()]
                 if isinstance(messages[0], RequestRejected) and messages[0].request_id != f"r{i}":
@@ -268,7 +269,7 @@ def test_the_engine_ends_with_its_parent_even_while_it_works(
     with engine(address) as process:
         worker = Worker(context, address)
         worker.hello()
-        worker.send(AddRequest("endless", [1], SamplingParams(max_tokens=10**9, temperature=0.0)))
+        worker.send(AddRequest("endless", pack_ids([1]), SamplingParams(max_tokens=10**9, temperature=0.0)))
         assert isinstance(worker.receive(), StepOutputs)
         assert process.stdin is not None
         process.stdin.close()

@@ -23,7 +23,7 @@ def test_message_and_usage(client: openai.OpenAI, engine: FakeEngine) -> None:
     choice = answer.choices[0]
     assert (choice.message.role, choice.message.content) == ("assistant", "Hello there")
     assert (choice.finish_reason, choice.logprobs) == ("stop", None)
-    assert engine.requests[0].prompt == [BOS, USER, *ids("Hi"), END, ASSISTANT]
+    assert engine.requests[0].prompt.tolist() == [BOS, USER, *ids("Hi"), END, ASSISTANT]
     assert engine.requests[0].params.max_tokens == 1024
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (6, 12)
     assert answer.usage.prompt_tokens_details.cached_tokens == 0
@@ -40,7 +40,7 @@ def test_answer_can_be_sent_back(client: openai.OpenAI, engine: FakeEngine) -> N
     message = chat(client).choices[0].message.model_dump()
     chat(client, messages=[*MESSAGES, message, {"role": "user", "content": "Bye"}])
     said = [USER, *ids("Hi"), END, ASSISTANT, *ids("Hello there"), END, USER, *ids("Bye"), END, ASSISTANT]
-    assert engine.requests[1].prompt == [BOS, *said]
+    assert engine.requests[1].prompt.tolist() == [BOS, *said]
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -101,7 +101,7 @@ def test_logprobs(client: openai.OpenAI, stream: bool) -> None:
 
 def test_parts_and_roles(client: openai.OpenAI, engine: FakeEngine) -> None:
     chat(client, messages=[{"role": "user", "content": [{"type": "text", "text": "Hi"}]}])
-    assert engine.requests[0].prompt == [BOS, USER, *ids("Hi"), END, ASSISTANT]
+    assert engine.requests[0].prompt.tolist() == [BOS, USER, *ids("Hi"), END, ASSISTANT]
 
 
 def test_template_that_refuses(client: openai.OpenAI) -> None:

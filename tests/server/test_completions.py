@@ -29,7 +29,7 @@ def test_text_and_usage(client: openai.OpenAI, engine: FakeEngine) -> None:
         "prompt_tokens_details": {"cached_tokens": 0},
         "completion_tokens_details": {"reasoning_tokens": 0},
     }
-    assert engine.requests[0].prompt == [BOS, *ids("Hi")]
+    assert engine.requests[0].prompt.tolist() == [BOS, *ids("Hi")]
 
 
 def test_required_keys_are_there(http: httpx2.Client) -> None:
@@ -53,7 +53,7 @@ def test_prompts_times_n(client: openai.OpenAI, engine: FakeEngine, stream: bool
         for choice in chunk.choices:
             texts[choice.index] += choice.text
     assert texts == ["Hello there"] * 6
-    assert [request.prompt for request in engine.requests] == [[BOS, *ids("a")], [BOS, *ids("b")]]
+    assert [request.prompt.tolist() for request in engine.requests] == [[BOS, *ids("a")], [BOS, *ids("b")]]
 
 
 def test_usage_counts_a_prompt_once(client: openai.OpenAI) -> None:
@@ -210,7 +210,7 @@ def test_zero_tokens(client: openai.OpenAI) -> None:
 
 def test_without_special_tokens(client: openai.OpenAI, engine: FakeEngine) -> None:
     complete(client, extra_body={"add_special_tokens": False})
-    assert engine.requests[0].prompt == ids("Hi")
+    assert engine.requests[0].prompt.tolist() == ids("Hi")
 
 
 def test_without_tokenizer(engine: FakeEngine) -> None:

@@ -15,7 +15,7 @@ import zmq
 from remuda.engine.config import EngineConfig
 from remuda.engine.process import EngineServer
 from remuda.engine.sampling_params import SamplingParams
-from remuda.engine.wire import HELLO, AbortRequest, AddRequest, FromEngine, RequestRejected
+from remuda.engine.wire import HELLO, AbortRequest, AddRequest, FromEngine, RequestRejected, pack_ids
 from remuda.server import engine_process, restart_budget
 from remuda.server.engine_process import MAX_FAILED_STARTS, EngineSupervisor
 from remuda.server.link import EngineLink, EngineStatus
@@ -138,7 +138,7 @@ def test_requests_to_a_loading_engine(tmp_path: Path) -> None:
         worker.connect(address)
         server = EngineServer(router, parent_reads)
         worker.send(HELLO)
-        for message in (AbortRequest("old"), AddRequest("new", [5], SamplingParams())):
+        for message in (AbortRequest("old"), AddRequest("new", pack_ids([5]), SamplingParams())):
             worker.send(msgspec.msgpack.encode(message))
         thread = threading.Thread(target=server.linger)
         thread.start()

@@ -78,7 +78,7 @@ def test_token_ids(http: httpx2.Client, engine: FakeEngine, path: str) -> None:
     assert pieces == [ids("é"), ids("!"), [END]]
     # Completions have several prompts, so that there each choice tells its own.
     holders = [body, chunks[0]] if "chat" in path else [*body["choices"], *chunks[0]["choices"]]
-    assert all(holder["prompt_token_ids"] == engine.requests[0].prompt for holder in holders)
+    assert all(holder["prompt_token_ids"] == engine.requests[0].prompt.tolist() for holder in holders)
     assert "token_ids" not in post(http, path)["choices"][0]
 
 

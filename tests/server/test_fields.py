@@ -88,7 +88,7 @@ class Probe:
         answer = self.http.post(path, json=body)
         # What runs in the background gets there after the answer.
         assert eventually(lambda: bool(self.engine.requests) or answer.status_code >= 400)
-        seen = [(request.prompt, request.params) for request in self.engine.requests]
+        seen = [(request.prompt.tolist(), request.params) for request in self.engine.requests]
         text = re.sub(r'"(id|item_id|created|created_at|completed_at)":("[^"]*"|[0-9.]+)', r'"\1":0', answer.text)
         if echo is not None:
             text = re.sub(rf'"{echo}":("[^"]*"|\w+|\{{[^{{}}]*\}})', "", text)

@@ -122,7 +122,7 @@ def test_hostile_06_top_logprobs(refused: Any, value: int) -> None:
 @pytest.mark.parametrize("prompt", ["", None, [""]])
 def test_hostile_07_empty_prompt_is_bos(http: httpx2.Client, engine: FakeEngine, prompt: Any) -> None:
     assert http.post("/v1/completions", json={"model": "fake", "prompt": prompt}).status_code == 200
-    assert engine.requests[0].prompt == [0]
+    assert engine.requests[0].prompt.tolist() == [0]
 
 
 @pytest.mark.parametrize("prompt", ["", None, [""], [], [[]], [[], [5]], [[5], []]])

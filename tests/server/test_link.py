@@ -14,6 +14,7 @@ from remuda.engine.wire import (
     EngineLoading,
     EngineReady,
     RequestRejected,
+    pack_ids,
 )
 from remuda.server.errors import ServerUnavailableError
 from remuda.server.link import EngineLink, EngineStatus
@@ -28,7 +29,7 @@ def test_ready_and_outputs(engine: FakeEngine) -> None:
         assert link.info == INFO
         outputs = await take_all(link.submit("r", [[5, 6]], PARAMS))
         assert [output.token_ids[0] for output in outputs[:-1]] == ids("Hello there")
-        assert engine.requests == [AddRequest("r-0", [5, 6], PARAMS)]
+        assert engine.requests == [AddRequest("r-0", pack_ids([5, 6]), PARAMS)]
         assert link.num_requests == 0
 
     with_link(engine, body)

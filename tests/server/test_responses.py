@@ -59,7 +59,7 @@ def test_answer_and_usage(client: openai.OpenAI, engine: FakeEngine) -> None:
     assert (answer.usage.input_tokens, answer.usage.output_tokens, answer.usage.total_tokens) == (6, 12, 18)
     assert answer.usage.input_tokens_details.cached_tokens == 0
     assert answer.completed_at >= answer.created_at
-    assert engine.requests[0].prompt == ASKED
+    assert engine.requests[0].prompt.tolist() == ASKED
     assert engine.requests[0].params.max_tokens == 1024
 
 
@@ -180,7 +180,7 @@ ANSWER = {
 )
 def test_forms_of_input(client: openai.OpenAI, engine: FakeEngine, given: Any, prompt: list[int] | None) -> None:
     assert respond(client, input=given).status == "completed"
-    assert engine.requests[0].prompt == (prompt or said((USER, "a"), (ASSISTANT, "Yo"), (USER, "b")))
+    assert engine.requests[0].prompt.tolist() == (prompt or said((USER, "a"), (ASSISTANT, "Yo"), (USER, "b")))
 
 
 def test_instructions_come_first(engine: FakeEngine) -> None:
@@ -190,10 +190,10 @@ def test_instructions_come_first(engine: FakeEngine) -> None:
         with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
             first = respond(client, instructions="Be brief", input=[{"role": "developer", "content": "x"}])
             assert first.instructions == "Be brief"
-            assert engine.requests[0].prompt == ids("system:Be brief;system:x;")
+            assert engine.requests[0].prompt.tolist() == ids("system:Be brief;system:x;")
             # They are of one turn alone.
             respond(client, previous_response_id=first.id)
-            assert engine.requests[1].prompt == ids("system:x;assistant:Hello there;user:Hi;")
+            assert engine.requests[1].prompt.tolist() == ids("system:x;assistant:Hello there;user:Hi;")
     finally:
         server.stop()
 

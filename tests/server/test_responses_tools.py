@@ -303,10 +303,10 @@ def test_the_template_is_told(engine: FakeEngine) -> None:
             post(http, previous_response_id=first["id"], input=[output])
     finally:
         server.stop()
-    assert engine.requests[0].prompt == ids("[weather:object][time:object]<user>Hi")
+    assert engine.requests[0].prompt.tolist() == ids("[weather:object][time:object]<user>Hi")
     call_id = call["call_id"]
     said = f"<user>Hi<assistant>({call_id}:weather=Zürich)<tool>sunny{call_id}"
-    assert engine.requests[1].prompt == ids(said)
+    assert engine.requests[1].prompt.tolist() == ids(said)
 
 
 def test_in_the_background(http: httpx2.Client, engine: FakeEngine) -> None:

@@ -125,10 +125,10 @@ def test_a_conversation(client: openai.OpenAI, engine: FakeEngine) -> None:
     third = respond(client, input="c", previous_response_id=second.id)
     assert third.previous_response_id == second.id
     hello = (ASSISTANT, "Hello there")
-    assert engine.requests[2].prompt == said((USER, "a"), hello, (USER, "b"), hello, (USER, "c"))
+    assert engine.requests[2].prompt.tolist() == said((USER, "a"), hello, (USER, "b"), hello, (USER, "c"))
     # Two may follow one, and the middle one's loss breaks the thread.
     respond(client, input="d", previous_response_id=first.id)
-    assert engine.requests[3].prompt == said((USER, "a"), hello, (USER, "d"))
+    assert engine.requests[3].prompt.tolist() == said((USER, "a"), hello, (USER, "d"))
     client.responses.delete(second.id)
     with pytest.raises(openai.BadRequestError, match=second.id):
         respond(client, previous_response_id=third.id)
@@ -137,7 +137,7 @@ def test_a_conversation(client: openai.OpenAI, engine: FakeEngine) -> None:
 def test_an_incomplete_answer_can_be_gone_on_from(client: openai.OpenAI, engine: FakeEngine) -> None:
     first = respond(client, max_output_tokens=2)
     respond(client, input="more", previous_response_id=first.id)
-    assert engine.requests[1].prompt == said((USER, "Hi"), (ASSISTANT, "He"), (USER, "more"))
+    assert engine.requests[1].prompt.tolist() == said((USER, "Hi"), (ASSISTANT, "He"), (USER, "more"))
 
 
 def test_a_long_conversation_meets_the_limit_of_a_body(client: openai.OpenAI, http: httpx2.Client) -> None:
@@ -216,7 +216,7 @@ def test_background(client: openai.OpenAI, engine: FakeEngine) -> None:
     done = client.responses.retrieve(queued.id)
     assert (done.output_text, done.usage.output_tokens if done.usage else 0) == ("Hello there", 12)
     respond(client, previous_response_id=queued.id, input="more")
-    assert engine.requests[1].prompt == said((USER, "Hi"), (ASSISTANT, "Hello there"), (USER, "more"))
+    assert engine.requests[1].prompt.tolist() == said((USER, "Hi"), (ASSISTANT, "Hello there"), (USER, "more"))
 
 
 @pytest.mark.parametrize("phase", ["queued", "in_progress"])

@@ -40,7 +40,7 @@ def test_prompts(
     client: openai.OpenAI, engine: FakeEngine, messages: list[Any], extra: dict[str, Any], prompt: list[int]
 ) -> None:
     chat(client, messages, **extra)
-    assert engine.requests[0].prompt == [BOS, *prompt]
+    assert engine.requests[0].prompt.tolist() == [BOS, *prompt]
 
 
 @pytest.mark.parametrize(

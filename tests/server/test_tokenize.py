@@ -33,7 +33,7 @@ def test_tokens(http: httpx2.Client, engine: FakeEngine, body: dict[str, Any], t
     assert answer == {"count": len(tokens), "max_model_len": 2**31 - 1, "tokens": tokens, "token_strs": None}
     if "messages" in body and "add_generation_prompt" not in body:
         http.post("/v1/chat/completions", json={"model": "fake", "messages": body["messages"]})
-        assert engine.requests[0].prompt == tokens
+        assert engine.requests[0].prompt.tolist() == tokens
 
 
 def test_token_strings(http: httpx2.Client) -> None:

@@ -181,7 +181,7 @@ def test_no_tools_to_call(client: openai.OpenAI, engine: FakeEngine) -> None:
     engine.script = says(CALL)
     choice = chat(client, tool_choice="none").choices[0]
     assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == (CALL, None, "stop")
-    assert engine.requests[0].prompt == [BOS, USER, *ids("Hi"), END, ASSISTANT]
+    assert engine.requests[0].prompt.tolist() == [BOS, USER, *ids("Hi"), END, ASSISTANT]
 
 
 def test_a_server_that_looks_for_no_calls(engine: FakeEngine) -> None:
@@ -211,8 +211,8 @@ def test_templates_that_know_tools(engine: FakeEngine) -> None:
     finally:
         server.stop()
     said = "[weather:object][time:object]<user>Hi<assistant>(c1:weather=Ur)(c2:time=)<tool>sunnyc1<tool>noonc2"
-    assert engine.requests[0].prompt == ids(said)
-    assert engine.requests[1].prompt == ids("<user>Hi")
+    assert engine.requests[0].prompt.tolist() == ids(said)
+    assert engine.requests[1].prompt.tolist() == ids("<user>Hi")
 
 
 def test_templates_that_do_not(engine: FakeEngine) -> None:
