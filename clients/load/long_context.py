@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+import numpy as np
+
 from remuda.clients.load.drive import Sender
 from remuda.clients.load.errors import LoadError
 from remuda.clients.load.exchange import exchange
@@ -19,6 +21,8 @@ from remuda.clients.load.scrape import Scraper
 from remuda.clients.report.results import ContextPoint, LongContext, ServerSample
 
 _TAKEN_S: Final = 5.0
+# Tokens of each sequence that make a part of a window.
+PART: Final = 256
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class _Point:
     """What the rounds found at one length. sample: of the first round, before any longer context was held."""
 
     itl: Samples = field(default_factory=Samples)
+    itl_parts: list[float] = field(default_factory=list)
     prefill_tokens: int = 0
     prefill_s: float = 0.0
     sample: ServerSample | None = None
@@ -104,6 +109,7 @@ class LongContextRun:
                 context_tokens=length,
                 num_sequences=self.plan.num_sequences,
                 itl=point.itl.distribution(),
+                itl_parts=point.itl_parts,
                 prefill_tokens_per_s=point.prefill_tokens / point.prefill_s,
                 sample=point.sample,
             )
@@ -131,6 +137,7 @@ class LongContextRun:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         point.itl.extend(flight.gaps)
+        point.itl_parts += medians(flight.gaps, PART * self.plan.num_sequences)
         point.prefill_tokens += length * self.plan.num_sequences
         point.prefill_s += flight.last_first - began
         point.sample = point.sample or sample
@@ -157,6 +164,12 @@ class LongContextRun:
             if not (await self._scraper.once()).num_running:
                 return
             await asyncio.sleep(0.1)
+
+
+def medians(gaps: "array[float]", size: int) -> list[float]:
+    """Of each `size` gaps, as they came; what is left over is a part too if it is at least half of one, or all."""
+    starts = range(0, max(len(gaps) - size // 2, 1), size)
+    return [float(np.median(gaps[start : start + size])) for start in starts] if gaps else []
 
 
 async def _until_taken(record: Record, task: asyncio.Task[None]) -> None:

@@ -11,7 +11,7 @@ from remuda.clients.report import units
 from remuda.clients.report.axes import length_ticks, mark_values, name_axes, scale_sizes, scale_times
 from remuda.clients.report.canvas import Key, Plot, Stroke, colour, dashes
 from remuda.clients.report.kv import cache_bytes, crossing_tokens, grouped_query
-from remuda.clients.report.measures import growth, percentile, server_bytes, spread
+from remuda.clients.report.measures import growth, percentile, quietest, server_bytes, spread
 from remuda.clients.report.results import ContextPoint, KvShape, LoadResult, LongContext
 
 # In points, which are pixels of the figure.
@@ -93,6 +93,8 @@ def latency_plot(context: LongContext) -> Plot | None:
         Line("p50", "c1", [percentile(point.itl, "50") for point in context.points], is_bold=True),
         Line("p99", "c1", [percentile(point.itl, "99") for point in context.points], "dashed"),
     ]
+    if any(len(point.itl_parts) > 1 for point in context.points):
+        lines.insert(1, Line("p50 of the quietest part", "c3", list(map(quietest, context.points)), is_bold=True))
     seconds = [value for line in lines for value in line.values if value is not None]
     if not seconds:
         return None
@@ -202,7 +204,15 @@ def _latency_words(context: LongContext) -> str:
     change = growth(medians)
     if change is None:
         return f"The median gap between two tokens is {units.duration(medians[0])}."
-    return (
+    words = (
         f"The median gap between two tokens is {units.duration(medians[-1])} at {last.context_tokens:,} tokens, "
         f"{units.change(change)} against {units.duration(medians[0])} at {first.context_tokens:,}."
+    )
+    apart, least = spread(first.itl_parts), growth(list(map(quietest, context.points)))
+    if apart is None or least is None:
+        return words
+    return (
+        f"{words} Medians of the parts of one length, at {first.context_tokens:,} tokens, differ by "
+        f"{units.share(apart)}: so much does the machine itself. In the quietest part of each length it is "
+        f"{units.change(least)}."
     )

@@ -50,6 +50,11 @@ def server_bytes(sample: ServerSample) -> float | None:
     return sum(parts) if parts else None
 
 
+def quietest(point: ContextPoint) -> float | None:
+    """The least median gap in any part of the windows: nearest to what a machine takes that others leave alone."""
+    return min(point.itl_parts, default=None)
+
+
 def states_bytes(context: LongContext) -> int | None:
     """Of the sequences' states together: a constant."""
     return None if context.state_bytes is None else context.state_bytes * context.num_sequences
@@ -111,6 +116,7 @@ STAGE_MEASURES: Final[Sequence[Measure[Stage]]] = (
 # Of one length.
 LATENCY_MEASURES: Final[Sequence[Measure[ContextPoint]]] = (
     Measure("ITL p50", units.duration, lambda point: percentile(point.itl, "50"), True),
+    Measure("ITL p50, quietest part", units.duration, quietest, True),
     Measure("ITL p99", units.duration, lambda point: percentile(point.itl, "99"), True),
     Measure("Prefill, tokens/s", units.number, lambda point: point.prefill_tokens_per_s, False),
 )

@@ -107,11 +107,15 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContextPoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What `--long-context` found at one length. context_tokens: of each sequence, when it was sampled."""
+    """What `--long-context` found at one length. context_tokens: of each sequence, when it was sampled.
+
+    itl_parts: the median gap in each part of the windows, in order of time, in seconds.
+    """
 
     context_tokens: int
     num_sequences: int
     itl: Distribution
+    itl_parts: list[float] = []
     prefill_tokens_per_s: float | None = None
     sample: ServerSample
 

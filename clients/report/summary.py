@@ -11,6 +11,7 @@ from remuda.clients.report.measures import (
     growth,
     percentile,
     point_cache_bytes,
+    quietest,
     saturated_stage,
     server_bytes,
     spread,
@@ -110,6 +111,7 @@ def _print_context(console: Console, result: LoadResult, context: LongContext) -
     columns = [
         ("context", [f"{point.context_tokens:,}" for point in context.points]),
         ("ITL p50, ms", [units.milliseconds(percentile(point.itl, "50")) for point in context.points]),
+        ("quietest", [units.milliseconds(quietest(point)) for point in context.points]),
         ("p99, ms", [units.milliseconds(percentile(point.itl, "99")) for point in context.points]),
         ("prefill tok/s", [units.number(point.prefill_tokens_per_s) for point in context.points]),
         ("server", [units.size(server_bytes(point.sample)) for point in context.points]),
@@ -136,7 +138,13 @@ def context_lines(context: LongContext) -> Sequence[str]:
     memory = [server_bytes(point.sample) for point in context.points]
     latency = [percentile(point.itl, "50") for point in context.points]
     way = f"from {first.context_tokens:,} to {last.context_tokens:,} tokens"
-    return [
+    lines = [
         f"server memory {way}: {units.change(growth(memory))}, spread over all {units.share(spread(memory))}",
         f"inter-token latency, p50, {way}: {units.change(growth(latency))}",
     ]
+    if (apart := spread(first.itl_parts)) is not None:
+        lines[-1] += (
+            f"; in the quietest parts {units.change(growth(list(map(quietest, context.points))))}, "
+            f"those at {first.context_tokens:,} differ by {units.share(apart)}"
+        )
+    return lines

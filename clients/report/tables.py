@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from remuda.clients.report.measures import point_cache_bytes, states_bytes
+from remuda.clients.report.measures import point_cache_bytes, quietest, states_bytes
 from remuda.clients.report.results import (
     PERCENTILES,
     Distribution,
@@ -84,6 +84,7 @@ def _stage_row(stage: Stage) -> list[Cell]:
 def _context_header() -> list[str]:
     return [
         *("context_tokens", "num_sequences", "prefill_tokens_per_s", *(f"itl_{end}" for end in _ends())),
+        "itl_quietest",
         *(name for name in _SAMPLED if name != "t"),
         *("states_bytes", "kv_cache_bytes"),
     ]
@@ -93,6 +94,7 @@ def _context_rows(result: LoadResult, context: LongContext) -> Iterable[list[Cel
     for point in context.points:
         yield [
             *(point.context_tokens, point.num_sequences, point.prefill_tokens_per_s, *_spread_out(point.itl)),
+            quietest(point),
             *(getattr(point.sample, name) for name in _SAMPLED if name != "t"),
             *(states_bytes(context), point_cache_bytes(result, point)),
         ]

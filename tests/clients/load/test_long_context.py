@@ -1,9 +1,11 @@
 """Long contexts: all sequences decode while gaps are taken, and each length is what was asked for."""
 
+from array import array
 from typing import Any
 
 import pytest
 
+from remuda.clients.load.long_context import medians
 from remuda.clients.load.options import LoadOptions, LongContextOptions
 from tests.clients.load.conftest import VirtualServer, fixed, run
 
@@ -22,6 +24,8 @@ def test_points(virtual: VirtualServer) -> None:
     for point in found.points:
         assert point.itl.count == 2 * 3 * 10
         assert point.itl.percentiles["50"] == pytest.approx(0.02, abs=1e-6)
+        # A window of less than a part is one; so each round has one.
+        assert point.itl_parts == pytest.approx([0.02, 0.02], abs=1e-6)
         # 3 prompts within the 0.2 s of the script, and what the machine adds.
         assert 0.5 < point.prefill_tokens_per_s / (3 * point.context_tokens / 0.2) <= 1
         assert point.sample.num_running == 3
@@ -30,6 +34,14 @@ def test_points(virtual: VirtualServer) -> None:
     # A warm-up, up, then down.
     assert [len(body["prompt"]) for body in bodies] == [100] * 6 + [400] * 6 + [100] * 3
     assert len({tuple(body["prompt"]) for body in bodies}) == 15
+
+
+def test_parts_of_a_window_keep_their_order() -> None:
+    gaps = array("d", [1, 2, 9, 5, 6, 7, 3, 4])
+    assert medians(gaps, 3) == [2, 6, 3.5]
+    assert medians(gaps[:7], 3) == [2, 6]
+    assert medians(gaps[:1], 3) == [1]
+    assert medians(array("d"), 3) == []
 
 
 def test_a_window_waits_for_the_last_sequence(virtual: VirtualServer) -> None:

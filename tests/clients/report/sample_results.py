@@ -170,6 +170,7 @@ def long_context(num_sequences: int = 16) -> LongContext:
                 context_tokens=tokens,
                 num_sequences=num_sequences,
                 itl=distribution([0.0112 * draw.lognormvariate(0, 0.08) for _ in range(800)]),
+                itl_parts=[0.0112 * draw.lognormvariate(0, 0.02) for _ in range(8)],
                 prefill_tokens_per_s=9100 + 300 * draw.random(),
                 sample=sample(10.0 * i, running=num_sequences, resident=406e6 + 4e5 * draw.random()),
             )

@@ -62,6 +62,9 @@ def test_long_context_says_what_grew() -> None:
     assert "16 sequences" in text
     assert "8.59 GB" in text
     assert "server memory from 1,024 to 131,072 tokens" in text
+    points = full().long_context.points  # type: ignore[union-attr]
+    first, last = min(points[0].itl_parts), min(points[-1].itl_parts)
+    assert f"in the quietest parts {units.change(last / first - 1)}, those at 1,024 differ by" in text
     # States of 16 sequences, and no column for a device that the server does not have.
     assert "4.98 MB" in text
     assert "device" not in text
