@@ -1,7 +1,6 @@
 """How a client reaches its server: address, key, timeouts, retries. Checked once, where the client is made."""
 
 import os
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,12 +9,10 @@ from typing import Any, Final
 import httpx2
 
 from remuda.clients.errors import InvalidArgumentError
+from remuda.clients.keys import KEY_ENVIRONMENT, KEY_RULE, is_key
 from remuda.clients.retries import RetryPolicy
 
 DEFAULT_URL: Final = "http://127.0.0.1:8000"
-KEY_ENVIRONMENT: Final = "REMUDA_API_KEY"
-# What a header may hold.
-_KEY: Final = re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,8 @@ def make_settings(
 ) -> Settings:
     """Raises InvalidArgumentError. Without a key, that of the environment is taken."""
     key = os.environ.get(KEY_ENVIRONMENT) if api_key is None else api_key
-    if key and not _KEY.fullmatch(key):
-        raise InvalidArgumentError("api_key: a key is printable ASCII without spaces")
+    if key and not is_key(key):
+        raise InvalidArgumentError(f"api_key: {KEY_RULE}")
     return Settings(_server_url(url), key or None, timeouts, retries, clock)
 
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Final
 from cyclopts import App, Group, Parameter
 
 from remuda.clients.errors import ClientError, InvalidArgumentError
-from remuda.clients.settings import DEFAULT_URL, KEY_ENVIRONMENT
+from remuda.clients.keys import KEY_ENVIRONMENT
+from remuda.clients.settings import DEFAULT_URL
 
 EXIT_FAILED, EXIT_USAGE = 1, 2
 _SAMPLING: Final = Group.create_ordered("Sampling")

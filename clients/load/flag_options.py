@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import msgspec
 
+from remuda.clients.keys import KEY_ENVIRONMENT, KEY_RULE, is_key
 from remuda.clients.load.errors import UsageError
 from remuda.clients.load.flags import (
-    KEY_ENVIRONMENT,
     LoadFlags,
     LongContextFlags,
     OutputFlags,
@@ -30,8 +30,8 @@ from remuda.clients.load.options import (
 from remuda.clients.load.target import base_url, http_parts
 from remuda.clients.load.values import Sweep
 
-# What a header may hold, as clients/settings.py has it.
-_KEY: Final = re.compile(r"[\x21-\x7e]+")
+# A name, and mostly a password, before the host of a URL.
+_USER: Final = re.compile(r"(?<=://)[^/@\s]*(?=@)")
 MAX_CONTEXT: Final = 1_000_000
 # Short enough to be typed again.
 _MAX_SEED: Final = 10**6
@@ -92,25 +92,29 @@ def options_of(
 
 
 def without_keys(arguments: list[str]) -> tuple[str, ...]:
-    """A command line as it may be shown: `--api-key` and `--api_key` without what they give."""
+    """A command line as it may be shown: `--api-key` and `--api_key` without what they give, no users in URLs."""
     shown = []
-    is_key = False
+    comes_key = False
     for argument in arguments:
         name, is_joined, _ = argument.partition("=")
-        if is_key:
+        if comes_key:
             shown.append("***")
-            is_key = False
+            comes_key = False
         elif name.replace("_", "-") == "--api-key":
             shown.append(f"{name}=***" if is_joined else name)
-            is_key = not is_joined
+            comes_key = not is_joined
         else:
-            shown.append(argument)
+            shown.append(_without_user(argument))
     return tuple(shown)
 
 
+def _without_user(text: str) -> str:
+    return _USER.sub("***", text)
+
+
 def _key(key: str | None) -> str | None:
-    if key is not None and not _KEY.fullmatch(key):
-        raise UsageError(f"--api-key or {KEY_ENVIRONMENT}: a key is printable ASCII without spaces")
+    if key is not None and not is_key(key):
+        raise UsageError(f"--api-key or {KEY_ENVIRONMENT}: {KEY_RULE}")
     return key
 
 
@@ -161,7 +165,9 @@ def _settings(*flags: ServerFlags | LoadFlags | PromptFlags | LongContextFlags) 
 
 
 def _shown(value: object) -> _Scalar:
-    if value is None or isinstance(value, bool | int | float | str):
+    if isinstance(value, str):
+        return _without_user(value)
+    if value is None or isinstance(value, bool | int | float):
         return value
     if isinstance(value, Lengths):
         return str(value.a) if value.shape == "fixed" else f"{value.shape}:{value.a}:{value.b}"

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from cyclopts import Group, Parameter, Token
 
+from remuda.clients.keys import KEY_ENVIRONMENT
 from remuda.clients.load.arrivals import Process
 from remuda.clients.load.lengths import Lengths, parse_lengths
 from remuda.clients.load.values import (
@@ -19,7 +20,6 @@ from remuda.clients.load.values import (
     parse_sweep,
 )
 
-KEY_ENVIRONMENT: Final = "REMUDA_API_KEY"
 _SERVER = Group.create_ordered("Server")
 _LOAD = Group.create_ordered("Load")
 _PROMPTS = Group.create_ordered("Prompts")

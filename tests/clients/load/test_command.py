@@ -86,6 +86,9 @@ def test_the_key_of_the_environment(fake: FakeServer) -> None:
         (["--api_key=sk-one"], ["--api_key=***"]),
         (["--api-key=sk-one="], ["--api-key=***"]),
         (["--api-key", "--api-key"], ["--api-key", "***"]),
+        (["--metrics-url", "http://me:word@host:1/m"], ["--metrics-url", "http://***@host:1/m"]),
+        (["--metrics-url=https://word@host/m@n"], ["--metrics-url=https://***@host/m@n"]),
+        (["--metrics-url", "http://host/m@n"], ["--metrics-url", "http://host/m@n"]),
     ],
 )
 def test_without_keys(given: list[str], shown: list[str]) -> None:
