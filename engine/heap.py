@@ -27,15 +27,21 @@ class TokensLetGo:
     def __init__(self, trim: Callable[[], None] = trim_heap) -> None:
         self._trim = trim
         self._num_tokens = 0
+        self._is_at_rest = True
 
     def note(self, num_tokens: int) -> None:
         """So many more."""
         self._num_tokens += num_tokens
+        self._is_at_rest = False
         if self._num_tokens >= TRIM_AFTER_TOKENS:
-            self.rest()
+            self._num_tokens = 0
+            self._trim()
 
     def rest(self) -> None:
-        """No other prompt is about to take the memory again: trim, if there was any since the last time."""
-        if self._num_tokens > 0:
-            self._num_tokens = 0
+        """No other prompt is about to take the memory again: trim, if there was any since the last time.
+
+        Also after a trim for many tokens, since what the last prompt needed to be read was still in use then.
+        """
+        if not self._is_at_rest:
+            self._num_tokens, self._is_at_rest = 0, True
             self._trim()

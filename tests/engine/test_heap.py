@@ -37,6 +37,14 @@ def test_at_rest_any_is_enough(trims: list[None]) -> None:
     assert len(trims) == 1
 
 
+def test_at_rest_what_the_last_long_one_needed_goes_too(trims: list[None]) -> None:
+    let_go = TokensLetGo(lambda: trims.append(None))
+    let_go.note(TRIM_AFTER_TOKENS)
+    let_go.rest()
+    let_go.rest()
+    assert len(trims) == 2
+
+
 def test_a_c_library_without_the_call_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     heap.trim_heap()
     monkeypatch.setattr(heap, "_C_LIBRARY", object())
