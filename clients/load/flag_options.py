@@ -94,15 +94,15 @@ def options_of(
 def without_keys(arguments: list[str]) -> tuple[str, ...]:
     """A command line as it may be shown: `--api-key` and `--api_key` without what they give, no users in URLs."""
     shown = []
-    comes_key = False
+    hides_next = False
     for argument in arguments:
         name, is_joined, _ = argument.partition("=")
-        if comes_key:
+        if hides_next:
             shown.append("***")
-            comes_key = False
+            hides_next = False
         elif name.replace("_", "-") == "--api-key":
             shown.append(f"{name}=***" if is_joined else name)
-            comes_key = not is_joined
+            hides_next = not is_joined
         else:
             shown.append(_without_user(argument))
     return tuple(shown)

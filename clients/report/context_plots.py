@@ -11,7 +11,7 @@ from remuda.clients.report import units
 from remuda.clients.report.axes import length_ticks, mark_values, name_axes, scale_sizes, scale_times
 from remuda.clients.report.canvas import Key, Plot, Stroke, colour, dashes
 from remuda.clients.report.kv import cache_bytes, crossing_tokens, grouped_query
-from remuda.clients.report.measures import growth, percentile, quietest, server_bytes, spread
+from remuda.clients.report.measures import growth, percentile, quietest, quietest_growth, server_bytes, spread
 from remuda.clients.report.results import ContextPoint, KvShape, LoadResult, LongContext
 
 # In points, which are pixels of the figure.
@@ -208,11 +208,10 @@ def _latency_words(context: LongContext) -> str:
         f"The median gap between two tokens is {units.duration(medians[-1])} at {last.context_tokens:,} tokens, "
         f"{units.change(change)} against {units.duration(medians[0])} at {first.context_tokens:,}."
     )
-    apart, least = spread(first.itl_parts), growth(list(map(quietest, context.points)))
-    if apart is None or least is None:
+    if (least := quietest_growth(context)) is None:
         return words
     return (
         f"{words} Medians of the parts of one length, at {first.context_tokens:,} tokens, differ by "
-        f"{units.share(apart)}: so much does the machine itself. In the quietest part of each length it is "
-        f"{units.change(least)}."
+        f"{units.share(spread(first.itl_parts))}: so much does the machine itself. "
+        f"In the quietest part of each length it is {units.change(least)}."
     )

@@ -77,6 +77,12 @@ def growth(values: Sequence[float | None]) -> float | None:
     return known[-1] / known[0] - 1 if len(known) > 1 and known[0] > 0 else None
 
 
+def quietest_growth(context: LongContext) -> float | None:
+    """Of the quietest part, from the first length to the last; None where a window had no parts to choose from."""
+    points = context.points
+    return growth([quietest(point) for point in points]) if len(points[0].itl_parts) > 1 else None
+
+
 def best_stage(result: LoadResult) -> Stage | None:
     """The stage of the most output tokens a second: whose figures stand at the top."""
     return max(result.stages, key=lambda stage: stage.output_tokens_per_s, default=None)

@@ -11,7 +11,7 @@ from remuda.clients.report.measures import (
     growth,
     percentile,
     point_cache_bytes,
-    quietest,
+    quietest_growth,
     server_bytes,
     spread,
     states_bytes,
@@ -35,7 +35,7 @@ def context_cards(result: LoadResult) -> list[Card]:
         cards.append(("Server memory", units.size(memory[-1]), f"within {units.share(apart)}, {way}"))
     if (change := growth(latency)) is not None:
         detail = f"p50 at {last.context_tokens:,} tokens, {units.change(change)} against {first.context_tokens:,}"
-        if len(first.itl_parts) > 1 and (least := growth(list(map(quietest, context.points)))) is not None:
+        if (least := quietest_growth(context)) is not None:
             detail += f"; {units.change(least)} in the quietest parts"
         cards.append(("Inter-token latency", units.duration(latency[-1]), detail))
     if (states := states_bytes(context)) is not None:

@@ -12,6 +12,7 @@ from remuda.clients.report.measures import (
     percentile,
     point_cache_bytes,
     quietest,
+    quietest_growth,
     saturated_stage,
     server_bytes,
     spread,
@@ -142,9 +143,9 @@ def context_lines(context: LongContext) -> Sequence[str]:
         f"server memory {way}: {units.change(growth(memory))}, spread over all {units.share(spread(memory))}",
         f"inter-token latency, p50, {way}: {units.change(growth(latency))}",
     ]
-    if (apart := spread(first.itl_parts)) is not None:
+    if (least := quietest_growth(context)) is not None:
         lines[-1] += (
-            f"; in the quietest parts {units.change(growth(list(map(quietest, context.points))))}, "
-            f"those at {first.context_tokens:,} differ by {units.share(apart)}"
+            f"; in the quietest parts {units.change(least)}, "
+            f"those at {first.context_tokens:,} differ by {units.share(spread(first.itl_parts))}"
         )
     return lines
