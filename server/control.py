@@ -16,13 +16,17 @@ _MAX_LINE_BYTES = 2**20
 
 
 class Launch(msgspec.Struct, frozen=True, tag="launch"):
-    """To the worker, first of all. name: how the engine is to know it. store_path: the response store's socket."""
+    """To the worker, first of all. name: how the engine is to know it. store_path: the response store's socket.
+
+    is_engine_ready: an engine serves already, as it does when a worker is started again.
+    """
 
     name: str
     options: ServeOptions
     location: CheckpointLocation
     tokenizer: str | None
     store_path: Path
+    is_engine_ready: bool = False
 
 
 class EngineUp(msgspec.Struct, frozen=True, tag="engine_up"):

@@ -52,7 +52,7 @@ CLOSING_S: Final = 2
 # After a response in the background has ended, for clients to come and get it.
 RETRIEVAL_S: Final = 3.0
 _IDLE_POLL_S: Final = 0.05
-# An engine that runs answers between two of its steps; one that loads may not for long.
+# An engine that serves answers between two of its steps.
 _FIRST_WORD_S: Final = 1.0
 _TASKS_NOTED_EACH_S: Final = 1.0
 
@@ -93,16 +93,18 @@ class ApiWorker:
         self._http = _HttpServer(http_config(self._state, options, closing_s=CLOSING_S))
         self._link.listeners.append(self._on_link_change)
         self._is_known_ready = False
+        self._is_engine_ready = launch.is_engine_ready
         self._has_heard = asyncio.Event()
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until the parent has had enough."""
         parent = asyncio.create_task(self._obey())
         self._note_tasks()
-        # Connections may have queued here for a worker that is started again. The engine has run all along: they
-        # need not be refused for the moments until it says so.
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._has_heard.wait(), _FIRST_WORD_S)
+        if self._is_engine_ready:
+            # Connections may have queued here for the worker before this one: they need not be refused for the
+            # moments until the engine says that it serves.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._has_heard.wait(), _FIRST_WORD_S)
         await self._http.serve(sockets=[listener])
         await parent
         self._link.close()

@@ -28,7 +28,7 @@ from remuda.server.control import (
 )
 from remuda.server.engine_process import describe_end
 from remuda.server.heartbeat import WorkerPulse
-from remuda.server.link import EngineLink
+from remuda.server.link import EngineLink, EngineStatus
 from remuda.server.metrics import forget_process
 from remuda.server.restart_budget import CRASH_WINDOW_S, MAX_CRASHES, RestartBudget, Restarts
 
@@ -196,7 +196,8 @@ class WorkerSupervisor:
                 start_new_session=True,
             )
         worker = _Worker(name, process, await open_parent_end(ours))
-        worker.channel.send(msgspec.structs.replace(self._launch, name=name))
+        is_ready = self._link.status is EngineStatus.READY
+        worker.channel.send(msgspec.structs.replace(self._launch, name=name, is_engine_ready=is_ready))
         worker.channel.send(self._restarts)
         if self._engine_address is not None:
             worker.channel.send(EngineUp(self._engine_address))
