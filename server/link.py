@@ -5,7 +5,6 @@ once, so it is drained until it is empty, and looked at again after each send.
 """
 
 import asyncio
-import gc
 from collections.abc import Callable
 from enum import Enum
 from time import monotonic
@@ -173,8 +172,6 @@ class EngineLink:
 
     def _trim_now(self) -> None:
         self._trim = None
-        # Empties the interpreter's lists of free objects, too: each of those keeps a megabyte of the heap.
-        gc.collect()
         trim_heap()
 
     def _end_stats_wait(self) -> None:
